@@ -1,0 +1,13 @@
+// Package vpc is the model of private networks: what people declare (Spec), what everything else reads
+// (Snapshot), and what the policy says about a packet (Evaluate).
+//
+// The package is pure: it imports nothing of gatehouse and no library, reads no clock and does no I/O.
+//
+//   - spec.go      the declared tree, field for field the manifest
+//   - validate.go  every rule a Spec must keep; all problems at once
+//   - merge.go     current Spec + wanted Spec -> candidate Spec, with IDs and addresses chosen
+//   - diff.go      what differs between two Specs, as a plan shows it
+//   - snapshot.go  an immutable, resolved view of one revision
+//   - evaluate.go  the policy in plain code: Snapshot + Packet -> Verdict
+//   - verdict.go   packets, stages, verdicts and the published reason codes
+package vpc
