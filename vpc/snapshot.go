@@ -267,10 +267,11 @@ func (s *Snapshot) VSwitchOf(a netip.Addr) *VSwitch {
 	return nil
 }
 
-// Route says where a packet for dst leaves: the gateway itself, a vSwitch link, nowhere (inside a VPC but in no
-// vSwitch, or in a vSwitch that is only relayed), or an uplink if there is one.
+// Route says where a packet for dst leaves: the gateway itself (which is also the only one to hear multicast and the
+// limited broadcast), a vSwitch link, nowhere (a link-local address; inside a VPC but in no vSwitch, or in a vSwitch that
+// is only relayed), or an uplink if there is one.
 func (s *Snapshot) Route(dst netip.Addr) Place {
-	if s.gateways[dst] != nil || dst == RouterLinkLocal {
+	if w := s.gateways[dst]; w != nil && w.HasLink() || dst == RouterLinkLocal || dst.IsMulticast() || dst == LimitedBroadcast {
 		return Place{Kind: PlaceGateway}
 	}
 	if s.VPCOf(dst) != nil {
@@ -279,7 +280,7 @@ func (s *Snapshot) Route(dst netip.Addr) Place {
 		}
 		return Place{}
 	}
-	if len(s.Host.Uplinks) > 0 {
+	if len(s.Host.Uplinks) > 0 && !isLinkLocal(dst) {
 		return Place{Kind: PlaceUplink}
 	}
 	return Place{}
