@@ -153,6 +153,15 @@ func (r *RuleSpec) phrase() string {
 	return text
 }
 
+// phrase says what the entry does: "accepts tcp/443 from 0.0.0.0/0".
+func (e *Entry) phrase(dir Direction) string {
+	way := "from"
+	if dir == Egress {
+		way = "to"
+	}
+	return fmt.Sprintf("%s %s %s %s", verbOf(e.Policy), service(e.Protocol, e.Ports), way, e.Peer)
+}
+
 func verbOf(p Policy) string {
 	if p == Drop {
 		return "drops"
