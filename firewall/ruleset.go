@@ -32,10 +32,12 @@ type Hook struct {
 	Target string // a chain of ours
 }
 
-// Chain is one chain of ours with all its rules.
+// Chain is one chain of ours with all its rules. It is not changed once it is part of a Ruleset.
 type Chain struct {
 	Name  string // at most 28 characters
 	Rules []Rule
+
+	text *chainText // rendered at most once, shared by all rulesets that have the chain; nil: rendered every time
 }
 
 // Rule is one rule: everything in Match must hold, then Target is carried out.
@@ -48,7 +50,7 @@ type Rule struct {
 
 // Match is what a rule asks of a packet. The zero value of a field asks nothing.
 type Match struct {
-	In, Out          string       // link names
+	In, Out          string       // link names; a final + stands for any rest
 	NotIn, NotOut    bool         // negate In, Out
 	Src, Dst         netip.Prefix //
 	NotSrc, NotDst   bool         // negate Src, Dst
@@ -118,4 +120,8 @@ type Features struct {
 	IPMAC6   bool   // hash:ip,mac with family inet6
 	NFLog    bool   // NFLOG and hashlimit
 	Physdev  bool   // -m physdev --physdev-is-bridged
+
+	// RefuseMidStream refuses TCP packets that open no connection and belong to none. The driver sets it once our
+	// chains have been in the kernel for 120 s, so that connections older than them can become known.
+	RefuseMidStream bool
 }

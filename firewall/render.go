@@ -1,0 +1,291 @@
+package firewall
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+
+	"gatehouse/vpc"
+)
+
+// What a refused packet is logged with. The limit is per pair of addresses: a scan costs a few records, not a flood.
+const (
+	// LogGroup is the NFLOG group that refused packets are sent to.
+	LogGroup = 77
+
+	logLimit = "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20 --hashlimit-mode srcip,dstip --hashlimit-name gh "
+)
+
+// CommentPrefix begins the comment of every rule of ours: "gh:" and the rule's hash, then a blank and its ID if it has one.
+const CommentPrefix = "gh:"
+
+// chainText is one chain as text of one family; a chain belongs to one family's tables, and so does its text.
+type chainText struct {
+	once   sync.Once
+	family vpc.Family
+	lines  []string
+	hashes []string
+}
+
+// Spec returns the rule's arguments in the syntax of iptables-restore, without "-A CHAIN" and without the comment,
+// which depends on the rule's place in its chain (see Chain.Lines).
+func (r Rule) Spec(f vpc.Family) string {
+	b := appendMatch(nil, &r.Match, f)
+	return string(appendTarget(b, r.Target))
+}
+
+// Lines returns the chain's rules as lines for iptables-restore: "-A CHAIN …" with the comment that identifies each rule.
+func (c Chain) Lines(f vpc.Family) []string {
+	lines, _ := c.render(f)
+	return lines
+}
+
+// Hashes returns the hash of each rule in order: a function of the chain's name, all rules before it, and the rule with
+// its ID. Two chains have the same text exactly when they have the same hashes.
+func (c Chain) Hashes(f vpc.Family) []string {
+	_, hashes := c.render(f)
+	return hashes
+}
+
+// Hash returns the hash of the whole chain: that of its last rule, or that of its name when it has none.
+func (c Chain) Hash(f vpc.Family) string {
+	if _, hashes := c.render(f); len(hashes) > 0 {
+		return hashes[len(hashes)-1]
+	}
+	sum := sha256.Sum256([]byte(c.Name))
+	return encodeHash(sum)
+}
+
+func (c Chain) render(f vpc.Family) (lines, hashes []string) {
+	if c.text == nil {
+		return renderChain(c, f)
+	}
+	c.text.once.Do(func() {
+		c.text.family = f
+		c.text.lines, c.text.hashes = renderChain(c, f)
+	})
+	if c.text.family != f {
+		return renderChain(c, f)
+	}
+	return c.text.lines, c.text.hashes
+}
+
+func renderChain(c Chain, f vpc.Family) (lines, hashes []string) {
+	lines, hashes = make([]string, len(c.Rules)), make([]string, len(c.Rules))
+	sum := sha256.Sum256([]byte(c.Name))
+	var match, buf []byte
+	for i := range c.Rules {
+		r := &c.Rules[i]
+		match = appendMatch(match[:0], &r.Match, f)
+		buf = append(append(buf[:0], sum[:]...), match...)
+		buf = appendTarget(buf, r.Target)
+		buf = append(append(buf, '\n'), r.ID...)
+		sum = sha256.Sum256(buf)
+		hashes[i] = encodeHash(sum)
+
+		buf = append(append(append(buf[:0], "-A "...), c.Name...), ' ')
+		buf = append(buf, match...)
+		buf = append(buf, "-m comment --comment "...)
+		comment := CommentPrefix + hashes[i]
+		if r.ID != "" {
+			comment += " " + r.ID
+		}
+		buf = append(appendQuoted(buf, comment, maxComment), ' ')
+		lines[i] = string(appendTarget(buf, r.Target))
+	}
+	return lines, hashes
+}
+
+const (
+	maxComment   = 255 // bytes that xt_comment keeps, its final NUL apart
+	maxLogPrefix = 63  // the same of NFLOG
+)
+
+var hashEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// encodeHash shortens a sum to 80 bits, 16 characters.
+func encodeHash(sum [sha256.Size]byte) string { return hashEncoding.EncodeToString(sum[:10]) }
+
+// appendMatch renders a match with a blank after every part. Cheap questions come first: the kernel asks in this order.
+func appendMatch(b []byte, m *Match, f vpc.Family) []byte {
+	b = appendLink(b, "-i ", m.In, m.NotIn)
+	b = appendLink(b, "-o ", m.Out, m.NotOut)
+	b = appendPrefix(b, "-s ", m.Src, m.NotSrc)
+	b = appendPrefix(b, "-d ", m.Dst, m.NotDst)
+	proto := protocolName(m.Protocol)
+	if m.Protocol != vpc.ProtocolAll {
+		b = append(append(append(b, "-p "...), proto...), ' ')
+	}
+	if m.Mark != nil {
+		b = append(appendMark(append(b, "-m mark --mark "...), *m.Mark), ' ')
+	}
+	if m.SYN != 0 {
+		b = append(b, "-m tcp "...)
+		if m.SYN < 0 {
+			b = append(b, "! "...)
+		}
+		b = append(b, "--syn "...)
+	}
+	b = appendPorts(b, proto, "sport", m.SrcPorts)
+	b = appendPorts(b, proto, "dport", m.DstPorts)
+	if m.ICMPType > 0 {
+		if f == vpc.IPv6 {
+			b = append(b, "-m icmp6 --icmpv6-type "...)
+		} else {
+			b = append(b, "-m icmp --icmp-type "...)
+		}
+		b = strconv.AppendInt(b, int64(m.ICMPType-1), 10)
+		if m.ICMPCode > 0 {
+			b = strconv.AppendInt(append(b, '/'), int64(m.ICMPCode-1), 10)
+		}
+		b = append(b, ' ')
+	}
+	if !m.SrcMAC.IsZero() {
+		b = append(append(append(b, "-m mac --mac-source "...), m.SrcMAC.String()...), ' ')
+	}
+	if len(m.States) > 0 {
+		b = append(b, "-m conntrack --ctstate "...)
+		for i, s := range m.States {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, stateName(s)...)
+		}
+		b = append(b, ' ')
+	}
+	if m.PhysdevIsBridged {
+		b = append(b, "-m physdev --physdev-is-bridged "...)
+	}
+	for _, s := range m.Sets {
+		b = append(b, "-m set "...)
+		if s.Not {
+			b = append(b, "! "...)
+		}
+		b = append(append(append(append(append(b, "--match-set "...), s.Set...), ' '), s.Dir...), ' ')
+	}
+	return b
+}
+
+func appendTarget(b []byte, t Target) []byte {
+	switch t.Kind {
+	case Return:
+		return append(b, "-j RETURN"...)
+	case Accept:
+		return append(b, "-j ACCEPT"...)
+	case Drop:
+		return append(b, "-j DROP"...)
+	case Jump:
+		return append(append(b, "-j "...), t.Chain...)
+	case Goto:
+		return append(append(b, "-g "...), t.Chain...)
+	case SetMark:
+		return appendMark(append(b, "-j MARK --set-xmark "...), t.Mark)
+	case MapMark:
+		b = append(append(append(b, "-j SET --map-set "...), t.Set...), ' ')
+		return append(append(b, t.Dir...), " --map-mark"...)
+	case NFLog:
+		b = append(b, logLimit+"-j NFLOG --nflog-group "...)
+		b = append(strconv.AppendInt(b, LogGroup, 10), " --nflog-prefix "...)
+		return appendQuoted(b, t.Log, maxLogPrefix)
+	case Masquerade:
+		return append(b, "-j MASQUERADE"...)
+	}
+	return append(b, "-j DROP"...) // a target that does not exist lets nothing through
+}
+
+func appendLink(b []byte, option, name string, not bool) []byte {
+	if name == "" {
+		return b
+	}
+	if not {
+		b = append(b, "! "...)
+	}
+	return append(appendQuoted(append(b, option...), name, len(name)), ' ')
+}
+
+func appendPrefix(b []byte, option string, p netip.Prefix, not bool) []byte {
+	if !p.IsValid() || p.Bits() == 0 && !not {
+		return b
+	}
+	if not {
+		b = append(b, "! "...)
+	}
+	return append(p.AppendTo(append(b, option...)), ' ')
+}
+
+// appendPorts renders one side's ports: by the protocol's own match when it is one range, else by multiport.
+func appendPorts(b []byte, proto, side string, ports vpc.Ports) []byte {
+	if len(ports) == 0 {
+		return b
+	}
+	b = append(b, "-m "...)
+	if len(ports) == 1 {
+		b = append(append(append(append(b, proto...), " --"...), side...), ' ')
+	} else {
+		b = append(append(append(b, "multiport --"...), side...), "s "...)
+	}
+	for i, r := range ports {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, uint64(r.From), 10)
+		if r.To != r.From {
+			b = strconv.AppendUint(append(b, ':'), uint64(r.To), 10)
+		}
+	}
+	return append(b, ' ')
+}
+
+func appendMark(b []byte, m Mark) []byte {
+	b = strconv.AppendUint(append(b, "0x"...), uint64(m.Value), 16)
+	return strconv.AppendUint(append(b, "/0x"...), uint64(m.Mask), 16)
+}
+
+// appendQuoted appends at most limit bytes of s as one argument: in quotes, with what would end or escape them escaped,
+// and without the control characters that would end the line.
+func appendQuoted(b []byte, s string, limit int) []byte {
+	s = s[:min(len(s), limit)]
+	if s != "" && strings.IndexFunc(s, needsQuotes) < 0 {
+		return append(b, s...)
+	}
+	b = append(b, '"')
+	for _, c := range []byte(s) {
+		switch {
+		case c < ' ' || c == 0x7f:
+			c = '_'
+		case c == '"' || c == '\\':
+			b = append(b, '\\')
+		}
+		b = append(b, c)
+	}
+	return append(b, '"')
+}
+
+func needsQuotes(c rune) bool {
+	return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(".:-_+@", c))
+}
+
+func protocolName(p vpc.Protocol) string {
+	if p == vpc.ProtocolICMPv6 {
+		return "ipv6-icmp"
+	}
+	if p == vpc.ProtocolGRE {
+		return "47" // by number: not every host's list of protocols has it
+	}
+	return p.String()
+}
+
+func stateName(s vpc.ConnState) string {
+	switch s {
+	case vpc.StateEstablished:
+		return "ESTABLISHED"
+	case vpc.StateRelated:
+		return "RELATED"
+	case vpc.StateInvalid:
+		return "INVALID"
+	}
+	return "NEW"
+}
