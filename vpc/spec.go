@@ -10,9 +10,9 @@ import "net/netip"
 //
 // The JSON names are the manifest's. An ID, once given, never changes.
 type Spec struct {
-	VPCs         []*VPCSpec         `json:"vpcs,omitempty"`
-	PrivateZones []*PrivateZoneSpec `json:"privateZones,omitempty"` // zones that several VPCs share
-	Tests        []*TestSpec        `json:"tests,omitempty"`        // nil in a manifest: the stored tests stay
+	VPCs         []*VPCSpec         `json:"vpcs,omitzero"`
+	PrivateZones []*PrivateZoneSpec `json:"privateZones,omitzero"` // zones that several VPCs share
+	Tests        []*TestSpec        `json:"tests,omitzero"`        // nil in a manifest: the stored tests stay
 }
 
 // VPCSpec is one VPC with everything in it.
@@ -21,19 +21,19 @@ type VPCSpec struct {
 	Name                string             `json:"name"`
 	Description         string             `json:"description,omitempty"`
 	CIDRBlock           netip.Prefix       `json:"cidrBlock"`
-	SecondaryCIDRBlocks []netip.Prefix     `json:"secondaryCidrBlocks,omitempty"`
+	SecondaryCIDRBlocks []netip.Prefix     `json:"secondaryCidrBlocks,omitzero"`
 	IPv6CIDRBlock       netip.Prefix       `json:"ipv6CidrBlock,omitzero"`
 	DNSHostnames        bool               `json:"dnsHostnames"`
 	Domain              string             `json:"domain,omitempty"` // empty: <region>.ecs.internal
 	NATGateway          bool               `json:"natGateway"`
 	DHCPOptions         DHCPOptionsSpec    `json:"dhcpOptions,omitzero"`
-	VSwitches           []*VSwitchSpec     `json:"vswitches,omitempty"`
-	SecurityGroups      []*GroupSpec       `json:"securityGroups,omitempty"`
-	PrefixLists         []*PrefixListSpec  `json:"prefixLists,omitempty"`
-	NetworkACLs         []*ACLSpec         `json:"networkAcls,omitempty"`
-	Instances           []*InstanceSpec    `json:"instances,omitempty"`
-	PrivateZones        []*PrivateZoneSpec `json:"privateZones,omitempty"`
-	Forwarders          []*ForwarderSpec   `json:"forwarders,omitempty"`
+	VSwitches           []*VSwitchSpec     `json:"vswitches,omitzero"`
+	SecurityGroups      []*GroupSpec       `json:"securityGroups,omitzero"`
+	PrefixLists         []*PrefixListSpec  `json:"prefixLists,omitzero"`
+	NetworkACLs         []*ACLSpec         `json:"networkAcls,omitzero"`
+	Instances           []*InstanceSpec    `json:"instances,omitzero"`
+	PrivateZones        []*PrivateZoneSpec `json:"privateZones,omitzero"`
+	Forwarders          []*ForwarderSpec   `json:"forwarders,omitzero"`
 }
 
 // SetDefaults fills in what an omitted field means; decoders call it before they read the fields.
@@ -45,13 +45,13 @@ func (v *VPCSpec) SetDefaults() {
 // DHCPOptionsSpec is a VPC's DHCP options set.
 type DHCPOptionsSpec struct {
 	DomainName        string       `json:"domainName,omitempty"`        // empty: the VPC's domain
-	DomainNameServers []netip.Addr `json:"domainNameServers,omitempty"` // empty: the vSwitch's gateway
-	SearchDomains     []string     `json:"searchDomains,omitempty"`
-	NTPServers        []netip.Addr `json:"ntpServers,omitempty"`
+	DomainNameServers []netip.Addr `json:"domainNameServers,omitzero"` // empty: the vSwitch's gateway
+	SearchDomains     []string     `json:"searchDomains,omitzero"`
+	NTPServers        []netip.Addr `json:"ntpServers,omitzero"`
 	LeaseTime         Duration     `json:"leaseTime,omitempty"`     // 30s to 7300d; default 24h
 	IPv6LeaseTime     Duration     `json:"ipv6LeaseTime,omitempty"` // the same for DHCPv6
 	MTU               int          `json:"mtu,omitempty"`           // bytes; 0: not sent
-	Routes            []RouteSpec  `json:"routes,omitempty"`
+	Routes            []RouteSpec  `json:"routes,omitzero"`
 	Boot              BootSpec     `json:"boot,omitzero"`
 }
 
@@ -84,7 +84,7 @@ type VSwitchSpec struct {
 	Attach           AttachSpec   `json:"attach,omitzero"`
 	NetworkACL       string       `json:"networkAcl,omitempty"` // empty: unfiltered
 	Enrollment       Enrollment   `json:"enrollment"`
-	EnrollmentGroups []string     `json:"enrollmentSecurityGroups,omitempty"` // nil: [default]
+	EnrollmentGroups []string     `json:"enrollmentSecurityGroups,omitzero"` // nil: [default]
 	Pool             AddrRange    `json:"pool,omitzero"`                      // zero: every free address
 }
 
@@ -95,7 +95,7 @@ func (v *VSwitchSpec) SetDefaults() { v.Enrollment = EnrollmentAuto }
 type AttachSpec struct {
 	Bridge    string       `json:"bridge,omitempty"`
 	Interface string       `json:"interface,omitempty"`
-	Relay     []netip.Addr `json:"relay,omitempty"` // DHCP relays; no link here and nothing is forwarded
+	Relay     []netip.Addr `json:"relay,omitzero"` // DHCP relays; no link here and nothing is forwarded
 }
 
 // Enrollment says what an unknown MAC that asks for an address becomes.
@@ -144,7 +144,7 @@ type GroupSpec struct {
 	Description string      `json:"description,omitempty"`
 	Type        GroupType   `json:"type"`
 	InnerAccess Policy      `json:"innerAccess,omitempty"` // basic: default accept; advanced: always drop
-	Rules       []*RuleSpec `json:"rules,omitempty"`
+	Rules       []*RuleSpec `json:"rules,omitzero"`
 }
 
 // SetDefaults fills in what an omitted field means. InnerAccess depends on Type: empty means accept in a basic group
@@ -158,8 +158,8 @@ type RuleSpec struct {
 	Direction   Direction `json:"direction"`
 	Policy      Policy    `json:"policy"`
 	Protocol    Protocol  `json:"protocol"`
-	Ports       Ports     `json:"ports,omitempty"`
-	SourcePorts Ports     `json:"sourcePorts,omitempty"`
+	Ports       Ports     `json:"ports,omitzero"`
+	SourcePorts Ports     `json:"sourcePorts,omitzero"`
 	Source      Peer      `json:"source,omitzero"`
 	Destination Peer      `json:"destination,omitzero"`
 	Priority    int       `json:"priority"` // 1 (strongest) to 100
@@ -191,7 +191,7 @@ type PrefixListSpec struct {
 	Name        string         `json:"name"`
 	Description string         `json:"description,omitempty"`
 	Family      string         `json:"family"` // ipv4 or ipv6
-	Entries     []netip.Prefix `json:"entries,omitempty"`
+	Entries     []netip.Prefix `json:"entries,omitzero"`
 	MaxEntries  int            `json:"maxEntries,omitempty"` // what is charged to quotas; 1 to 200
 }
 
@@ -200,8 +200,8 @@ type ACLSpec struct {
 	ID          string       `json:"id,omitempty"`
 	Name        string       `json:"name"`
 	Description string       `json:"description,omitempty"`
-	Ingress     []*EntrySpec `json:"ingress,omitempty"`
-	Egress      []*EntrySpec `json:"egress,omitempty"`
+	Ingress     []*EntrySpec `json:"ingress,omitzero"`
+	Egress      []*EntrySpec `json:"egress,omitzero"`
 }
 
 // EntrySpec is one entry of a network ACL: Source on ingress, Destination on egress (a prefix or a prefix list); Ports
@@ -210,7 +210,7 @@ type EntrySpec struct {
 	ID          string   `json:"id,omitempty"`
 	Policy      Policy   `json:"policy"`
 	Protocol    Protocol `json:"protocol"`
-	Ports       Ports    `json:"ports,omitempty"`
+	Ports       Ports    `json:"ports,omitzero"`
 	Source      Peer     `json:"source,omitzero"`
 	Destination Peer     `json:"destination,omitzero"`
 	Description string   `json:"description,omitempty"`
@@ -224,7 +224,7 @@ type InstanceSpec struct {
 	ID          string           `json:"id,omitempty"`
 	Name        string           `json:"name"`
 	Description string           `json:"description,omitempty"`
-	Interfaces  []*InterfaceSpec `json:"interfaces,omitempty"` // the first is the primary one
+	Interfaces  []*InterfaceSpec `json:"interfaces,omitzero"` // the first is the primary one
 	PrivateDNS  PrivateDNSSpec   `json:"privateDns"`
 	Metadata    MetadataSpec     `json:"metadata,omitzero"`
 	Enrolled    bool             `json:"enrolled,omitempty"` // made from a DHCP request, not declared
@@ -260,7 +260,7 @@ func (p *PrivateDNSSpec) SetDefaults() {
 // MetadataSpec is what the metadata service tells the guest.
 type MetadataSpec struct {
 	UserData string   `json:"userData,omitempty"`
-	SSHKeys  []string `json:"sshKeys,omitempty"`
+	SSHKeys  []string `json:"sshKeys,omitzero"`
 }
 
 // InterfaceSpec is an elastic network interface; its MAC is its identity.
@@ -269,10 +269,10 @@ type InterfaceSpec struct {
 	MAC                 MAC          `json:"mac"`
 	VSwitch             string       `json:"vswitch"`
 	PrivateIP           netip.Addr   `json:"privateIp,omitzero"` // invalid in a manifest: chosen once, then kept
-	SecondaryPrivateIPs []netip.Addr `json:"secondaryPrivateIps,omitempty"`
-	IPv6Addresses       []netip.Addr `json:"ipv6Addresses,omitempty"`
+	SecondaryPrivateIPs []netip.Addr `json:"secondaryPrivateIps,omitzero"`
+	IPv6Addresses       []netip.Addr `json:"ipv6Addresses,omitzero"`
 	IPv6AddressCount    *int         `json:"ipv6AddressCount,omitempty"` // only in a manifest; nil: 1 where the vSwitch has IPv6
-	SecurityGroups      []string     `json:"securityGroups,omitempty"`   // nil in a manifest: [default]; empty: refused
+	SecurityGroups      []string     `json:"securityGroups,omitzero"`   // nil in a manifest: [default]; empty: refused
 	Port                string       `json:"port,omitempty"`             // pinned bridge port; empty: wherever the MAC shows up first
 }
 
@@ -289,11 +289,11 @@ const (
 type PrivateZoneSpec struct {
 	ID         string        `json:"id,omitempty"`
 	Name       string        `json:"name"`
-	VPCs       []string      `json:"vpcs,omitempty"` // names; only at the top level
+	VPCs       []string      `json:"vpcs,omitzero"` // names; only at the top level
 	Missing    Missing       `json:"missing"`
-	TransferTo []netip.Addr  `json:"transferTo,omitempty"`
-	UpdateKeys []string      `json:"updateKeys,omitempty"`
-	Records    []*RecordSpec `json:"records,omitempty"`
+	TransferTo []netip.Addr  `json:"transferTo,omitzero"`
+	UpdateKeys []string      `json:"updateKeys,omitzero"`
+	Records    []*RecordSpec `json:"records,omitzero"`
 }
 
 // SetDefaults fills in what an omitted field means.
@@ -315,7 +315,7 @@ func (r *RecordSpec) SetDefaults() { r.TTL = 60 }
 // ForwarderSpec sends questions about one zone to other resolvers.
 type ForwarderSpec struct {
 	Zone    string   `json:"zone"`
-	Servers []string `json:"servers,omitempty"` // IP[:port]
+	Servers []string `json:"servers,omitzero"` // IP[:port]
 }
 
 // TestSpec is a reachability assertion that is kept with the policy.
