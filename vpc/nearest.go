@@ -63,10 +63,10 @@ func (n *nearest) searchGroups(s *Snapshot, p Packet, dir Direction) {
 			m.add(1, "source port %d is not among %s", p.SrcPort, r.SourcePorts)
 		}
 		if !r.admitsPeer(s, peer) {
-			m.add(1, "%s is not in %s", peerName(s, r.Peer(), peer), peerText(r.Peer()))
+			m.add(1, "%s is not %s", peerName(s, r.Peer(), peer), within(r.Peer()))
 		}
 		if !r.coversOwn(own) {
-			m.add(1, "%s is not in %s", own, peerText(r.OtherEnd()))
+			m.add(1, "%s is not %s", own, within(r.OtherEnd()))
 		}
 		if len(m.why) == 0 {
 			m.add(0, "%s comes first", verdict.Rule)
@@ -88,7 +88,7 @@ func (n *nearest) searchACL(s *Snapshot, p Packet, dir Direction, here, there Pl
 		var m misses
 		m.service(p, e.Protocol, e.Ports)
 		if !inPrefix(e.Peer, e.List, peer) {
-			m.add(1, "%s is not in %s", peerName(s, e.Peer, peer), peerText(e.Peer))
+			m.add(1, "%s is not %s", peerName(s, e.Peer, peer), within(e.Peer))
 		}
 		if len(m.why) == 0 {
 			m.add(0, "%s comes first", verdict.Detail)
@@ -125,10 +125,13 @@ func peerName(s *Snapshot, peer Peer, a netip.Addr) string {
 	return a.String()
 }
 
-// peerText is the peer without the prefix that says what it is.
-func peerText(p Peer) string {
-	if p.Kind == PeerGroup {
-		return p.Name
+// within says where an address would have to be: "in 10.0.0.0/8", "in app", or just the address that the rule names.
+func within(p Peer) string {
+	switch {
+	case p.Kind == PeerGroup:
+		return "in " + p.Name
+	case p.Kind == PeerPrefix && p.Prefix.IsSingleIP():
+		return p.short()
 	}
-	return p.String()
+	return "in " + p.String()
 }

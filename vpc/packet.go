@@ -143,12 +143,12 @@ func (r *RuleSpec) phrase() string {
 	if r.Direction == Egress {
 		way, end = "to", "from"
 	}
-	text := fmt.Sprintf("%s %s %s %s", verb, service(r.Protocol, r.Ports), way, r.Peer())
+	text := fmt.Sprintf("%s %s %s %s", verb, service(r.Protocol, r.Ports), way, r.Peer().short())
 	if r.SourcePorts != nil {
 		text += fmt.Sprintf(" source ports %s", r.SourcePorts)
 	}
 	if !r.OtherEnd().IsZero() {
-		text += fmt.Sprintf(" %s %s", end, r.OtherEnd())
+		text += fmt.Sprintf(" %s %s", end, r.OtherEnd().short())
 	}
 	return text
 }
@@ -159,7 +159,15 @@ func (e *Entry) phrase(dir Direction) string {
 	if dir == Egress {
 		way = "to"
 	}
-	return fmt.Sprintf("%s %s %s %s", verbOf(e.Policy), service(e.Protocol, e.Ports), way, e.Peer)
+	return fmt.Sprintf("%s %s %s %s", verbOf(e.Policy), service(e.Protocol, e.Ports), way, e.Peer.short())
+}
+
+// short is the peer as people write it: a single address without its length.
+func (p Peer) short() string {
+	if p.Kind == PeerPrefix && p.Prefix.IsSingleIP() {
+		return p.Prefix.Addr().String()
+	}
+	return p.String()
 }
 
 func verbOf(p Policy) string {
