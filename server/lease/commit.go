@@ -1,0 +1,194 @@
+package lease
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"gatehouse/vpc"
+)
+
+// sweepInterval is how often leases of addresses that nobody has any more are looked for.
+const sweepInterval = time.Minute
+
+// Run writes queued leases until ctx ends, and now and then forgets the leases of interfaces that are gone. What is still
+// queued at the end is refused with ctx's error.
+func (e *Engine) Run(ctx context.Context) error {
+	// Two writers take turns: while one calls back, which sends the batch's replies, the other's transaction is on its way.
+	var writers sync.WaitGroup
+	for range 2 {
+		writers.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-e.wake:
+					e.flush(ctx)
+				}
+			}
+		})
+	}
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			e.sweep(ctx)
+		}
+	}
+	writers.Wait()
+	e.flush(ctx) // a cancelled context writes nothing: everybody is told
+	return ctx.Err()
+}
+
+// flush writes everything that is queued in one transaction and calls back.
+func (e *Engine) flush(ctx context.Context) {
+	e.commit.Lock()
+	e.mu.Lock()
+	batch := e.queue
+	e.queue = nil
+	e.mu.Unlock()
+	if len(batch) == 0 {
+		e.commit.Unlock()
+		return
+	}
+
+	s := e.snapshot.Load()
+	latest := make(map[netip.Addr]vpc.Lease, len(batch))
+	for _, c := range batch {
+		// The address may have become somebody else's since the decision; then there is nothing to write.
+		if owns(s, c.lease) {
+			latest[c.lease.Address] = c.lease
+		}
+	}
+	leases := make([]vpc.Lease, 0, len(latest))
+	for _, l := range latest {
+		leases = append(leases, l)
+	}
+	// In the order of the store's keys, which touches the fewest pages.
+	slices.SortFunc(leases, func(a, b vpc.Lease) int { return a.Address.Compare(b.Address) })
+	var err error
+	if len(leases) > 0 {
+		if err = ctx.Err(); err == nil {
+			err = e.cfg.Store.PutLeases(ctx, leases...)
+			e.storeErr.Store(&err)
+		}
+	}
+	if err == nil {
+		e.commits.Add(1)
+		e.written.Add(uint64(len(leases)))
+	} else {
+		e.failures.Add(1)
+	}
+	e.settle(batch, leases, err)
+	e.commit.Unlock()
+
+	for _, c := range batch {
+		if c.done == nil {
+			continue
+		}
+		l, written := latest[c.lease.Address]
+		switch {
+		case err != nil:
+			c.done(err)
+		case !written || l.State != vpc.LeaseBound || l.MAC != c.lease.MAC || l.Expires.Before(c.lease.Expires):
+			c.done(ErrSuperseded) // what is durable is not what this client was going to be told
+		default:
+			c.done(nil)
+		}
+	}
+}
+
+// settle takes a written batch over into the table; e.commit is held.
+func (e *Engine) settle(batch []change, leases []vpc.Lease, err error) {
+	now := e.cfg.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range batch {
+		if p, ok := e.pending[c.lease.Address]; ok && p.seq == c.seq {
+			delete(e.pending, c.lease.Address)
+		}
+	}
+	for _, l := range leases {
+		// A quarantine holds even when it could not be written: better lost at a restart than now.
+		if err != nil && l.State != vpc.LeaseDeclined {
+			continue
+		}
+		e.note(l, now)
+		e.table[l.Address] = l
+		delete(e.offers, l.Address)
+	}
+}
+
+// note logs what a person wants to know of a lease that has been written; e.mu is held.
+func (e *Engine) note(l vpc.Lease, now time.Time) {
+	who := []any{"ip", l.Address, "mac", l.MAC, "interface", l.Interface, "vswitch", l.VSwitch}
+	old, ok := e.table[l.Address]
+	switch renewed := ok && stateAt(old, now) == vpc.LeaseBound && old.MAC == l.MAC; {
+	case l.State == vpc.LeaseDeclined:
+		e.log.Warn("lease declined: the client found its address in use", append(who, "quarantined until", l.Expires)...)
+	case l.State == vpc.LeaseReleased:
+		e.log.Info("lease released", who...)
+	case renewed:
+		e.log.Debug("lease renewed", append(who, "expires", l.Expires)...)
+	default:
+		e.log.Info("lease bound", append(who, "expires", l.Expires)...)
+	}
+	k := cloneKey(l)
+	if k == "" {
+		return
+	}
+	if l.State != vpc.LeaseBound {
+		delete(e.clients, k)
+		return
+	}
+	if other, ok := e.clients[k]; ok && other != l.Address {
+		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.allow("clone"+k, now) {
+			e.log.Warn("two MACs use one client identifier: a machine cloned with its identity", append(who, "other", o.MAC)...)
+		}
+	}
+	e.clients[k] = l.Address
+}
+
+// sweep forgets leases whose address no longer belongs to their interface, once they have run out, and offers that
+// nobody took.
+func (e *Engine) sweep(ctx context.Context) {
+	now, s := e.cfg.Now(), e.snapshot.Load()
+	if s == nil {
+		return
+	}
+	e.commit.Lock() // nothing is written meanwhile, so nothing new can be forgotten
+	defer e.commit.Unlock()
+	var gone []netip.Addr
+	e.mu.Lock()
+	for a, o := range e.offers {
+		if !offered(o, now) {
+			delete(e.offers, a)
+		}
+	}
+	for a, l := range e.table {
+		if !owns(s, l) && stateAt(l, now) != vpc.LeaseBound {
+			gone = append(gone, a)
+		}
+	}
+	e.mu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	slices.SortFunc(gone, netip.Addr.Compare)
+	if err := e.cfg.Store.DeleteLeases(ctx, gone...); err != nil {
+		e.storeErr.Store(&err)
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range gone {
+		if k := cloneKey(e.table[a]); e.clients[k] == a {
+			delete(e.clients, k)
+		}
+		delete(e.table, a)
+	}
+}

@@ -1,0 +1,10 @@
+// Package lease says which address a DHCP client may have, and for how long. DHCPv4 and DHCPv6 share it.
+//
+// An instance has its addresses from the moment it exists, so nothing is ever picked from a pool here: the address of a
+// client is the primary address of the interface whose MAC it has. What a lease adds is time: offered, bound, expired,
+// released, declined. Only an enrolment makes an interface from a request, and it is the Enroller that makes it.
+//
+// Offers are held in memory for seconds. A binding is durable before the client hears of it: Commit queues it, Run writes
+// whatever has been queued meanwhile in one transaction, and only then calls back. There is no timer in between: an idle
+// engine writes at once, a busy one gathers while the previous write is under way.
+package lease
