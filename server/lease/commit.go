@@ -146,7 +146,7 @@ func (e *Engine) note(l vpc.Lease, now time.Time) {
 		return
 	}
 	if other, ok := e.clients[k]; ok && other != l.Address {
-		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.allow("clone"+k, now) {
+		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.Allow("clone"+k, now) {
 			e.log.Warn("two MACs use one client identifier: a machine cloned with its identity", append(who, "other", o.MAC)...)
 		}
 	}

@@ -79,7 +79,7 @@ type Engine struct {
 	cfg      Config
 	log      *slog.Logger
 	snapshot atomic.Pointer[vpc.Snapshot]
-	notes    limiter
+	notes    Limiter
 
 	commit sync.Mutex    // held while a batch is written and taken over into table
 	wake   chan struct{} // one slot: something is queued
@@ -183,7 +183,7 @@ func (e *Engine) lookup(s *vpc.Snapshot, c Client) (*vpc.Interface, netip.Addr, 
 	case nic == nil:
 		return nil, netip.Addr{}, ErrUnknown
 	case nic.VSwitch != w:
-		if e.notes.allow("elsewhere"+c.MAC.String(), e.cfg.Now()) {
+		if e.notes.Allow("elsewhere"+c.MAC.String(), e.cfg.Now()) {
 			e.log.Warn("MAC asks for an address on another vSwitch than its own: refused", "mac", c.MAC,
 				"vswitch", w.ID, "own", nic.VSwitch.ID, "instance", nic.Instance.ID)
 		}

@@ -12,13 +12,15 @@ const (
 	noteMax      = 1024
 )
 
-// limiter decides whether a line is worth logging. The zero value is ready.
-type limiter struct {
+// Limiter decides whether a line is worth logging: not when the same was logged a moment ago. The zero value is ready, and
+// it may be used from any goroutine.
+type Limiter struct {
 	mu   sync.Mutex
 	last map[string]time.Time
 }
 
-func (l *limiter) allow(key string, now time.Time) bool {
+// Allow reports whether what the key stands for may be logged now.
+func (l *Limiter) Allow(key string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t, ok := l.last[key]; ok && now.Sub(t) < noteInterval && !now.Before(t) {

@@ -1,0 +1,173 @@
+package dhcp4
+
+import (
+	"encoding/binary"
+	"math"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"gatehouse/vpc"
+)
+
+// addLease adds how long the lease lasts and when to renew and to rebind it (RFC 2131 section 4.4.5).
+func (p *Reply) addLease(d time.Duration) {
+	secs := uint32(min(d/time.Second, math.MaxUint32-1)) // the largest value would mean for ever
+	p.must(dhcpv4.OptionIPAddressLeaseTime, uint32Bytes(secs))
+	p.must(dhcpv4.OptionRenewTimeValue, uint32Bytes(secs/2))
+	p.must(dhcpv4.OptionRebindingTimeValue, uint32Bytes(uint32(uint64(secs)*7/8)))
+}
+
+// addNetwork adds what a guest is told about its network: mask, router and, on a link that is not ours, the routes always;
+// the rest as the client asks for it, in its order.
+func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
+	w := nic.VSwitch
+	gateway := w.GatewayAddr(vpc.IPv4)
+	p.must(dhcpv4.OptionSubnetMask, mask(w))
+	p.must(dhcpv4.OptionRouter, gateway.AsSlice()) // also beside 121: who does not know that one needs it
+	routes := classlessRoutes(w)
+	if onForeignLink(w) {
+		p.must(dhcpv4.OptionClasslessStaticRoute, routes)
+	}
+	p.addBoot(r, w.VPC.DHCPOptions.Boot)
+
+	var sent [256]bool
+	sent[dhcpv4.OptionDHCPMessageType.Code()] = true
+	for _, o := range p.Must {
+		sent[o.Code] = true
+	}
+	list := r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()]
+	if len(list) == 0 {
+		list = defaultOptions
+	}
+	for _, code := range list {
+		if sent[code] {
+			continue
+		}
+		sent[code] = true
+		if data := wanted(code, nic, routes); len(data) > 0 {
+			p.May = append(p.May, Option{code, data})
+		}
+	}
+}
+
+// defaultOptions is what a client gets that does not say what it wants.
+var defaultOptions = []byte{
+	dhcpv4.OptionClasslessStaticRoute.Code(), dhcpv4.OptionDomainNameServer.Code(), dhcpv4.OptionDomainName.Code(),
+	dhcpv4.OptionHostName.Code(), dhcpv4.OptionInterfaceMTU.Code(), dhcpv4.OptionDNSDomainSearchList.Code(),
+	dhcpv4.OptionNTPServers.Code(),
+}
+
+// wanted is the value of an option for an interface; empty when there is nothing to say.
+func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
+	w := nic.VSwitch
+	set := &w.VPC.DHCPOptions
+	switch code {
+	case dhcpv4.OptionDomainNameServer.Code():
+		if len(set.DomainNameServers) == 0 && w.HasLink() { // behind a relay the gateway's address is not ours
+			return w.GatewayAddr(vpc.IPv4).AsSlice()
+		}
+		return addrs(set.DomainNameServers)
+	case dhcpv4.OptionHostName.Code():
+		return []byte(Hostname(nic))
+	case dhcpv4.OptionDomainName.Code():
+		if set.DomainName != "" {
+			return []byte(strings.TrimSuffix(set.DomainName, "."))
+		}
+		return []byte(w.VPC.Domain)
+	case dhcpv4.OptionInterfaceMTU.Code():
+		if set.MTU > 0 && set.MTU <= math.MaxUint16 {
+			return binary.BigEndian.AppendUint16(nil, uint16(set.MTU))
+		}
+	case dhcpv4.OptionBroadcastAddress.Code():
+		if !onForeignLink(w) {
+			return vpc.LastAddr(w.CIDRBlock).AsSlice()
+		}
+	case dhcpv4.OptionNTPServers.Code():
+		return addrs(set.NTPServers)
+	case dhcpv4.OptionDNSDomainSearchList.Code():
+		return searchList(set.SearchDomains)
+	case dhcpv4.OptionClasslessStaticRoute.Code(), optionMSClasslessRoutes.Code():
+		return routes
+	}
+	return nil
+}
+
+// Hostname is the name that a guest is told to be its own: the form that the instance's private DNS options choose.
+func Hostname(nic *vpc.Interface) string {
+	switch nic.Instance.PrivateDNS.HostnameType {
+	case vpc.HostnameIPBased:
+		return "ip-" + strings.ReplaceAll(nic.PrivateIP.String(), ".", "-")
+	case vpc.HostnameInstanceID:
+		return nic.Instance.ID
+	}
+	return nic.Instance.Name
+}
+
+// onForeignLink reports whether the vSwitch's guests are on a switch that is not ours. They are told that nobody is on
+// their link, so that what they say to each other comes by the gateway too.
+func onForeignLink(w *vpc.VSwitch) bool { return w.Attach.Interface != "" }
+
+func mask(w *vpc.VSwitch) []byte {
+	if onForeignLink(w) {
+		return []byte{255, 255, 255, 255}
+	}
+	return net.CIDRMask(w.CIDRBlock.Bits(), 32)
+}
+
+// classlessRoutes is the value of option 121 (RFC 3442), empty when option 3 says it all. A client that takes 121 ignores
+// 3, so the default route is in it too.
+func classlessRoutes(w *vpc.VSwitch) []byte {
+	var b []byte
+	gateway := w.GatewayAddr(vpc.IPv4)
+	if onForeignLink(w) {
+		b = appendRoute(b, netip.PrefixFrom(gateway, 32), netip.IPv4Unspecified())
+	}
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	for _, r := range w.VPC.DHCPOptions.Routes {
+		if r.Destination.Addr().Is4() && r.Destination != all {
+			b = appendRoute(b, r.Destination, gateway)
+		}
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	return appendRoute(b, all, gateway)
+}
+
+func appendRoute(b []byte, dst netip.Prefix, via netip.Addr) []byte {
+	b = append(b, byte(dst.Bits()))
+	b = append(b, dst.Addr().AsSlice()[:(dst.Bits()+7)/8]...)
+	return append(b, via.AsSlice()...)
+}
+
+// addrs are the IPv4 addresses of a list; the others are DHCPv6's to tell.
+func addrs(list []netip.Addr) []byte {
+	var b []byte
+	for _, a := range list {
+		if a.Is4() {
+			b = append(b, a.AsSlice()...)
+		}
+	}
+	return b
+}
+
+// searchList is the value of option 119 (RFC 3397), uncompressed: a domain that is no name is left out.
+func searchList(domains []string) []byte {
+	var b []byte
+	for _, d := range domains {
+		name := strings.TrimSuffix(d, ".")
+		if hostname([]byte(strings.ReplaceAll(name, "_", "x"))) == "" {
+			continue
+		}
+		for label := range strings.SplitSeq(name, ".") {
+			b = append(b, byte(len(label)))
+			b = append(b, label...)
+		}
+		b = append(b, 0)
+	}
+	return b
+}

@@ -1,0 +1,265 @@
+package dhcp4
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"gatehouse/vpc"
+)
+
+// Sizes of a message (RFC 2131 section 2), in bytes.
+const (
+	headerSize  = 236
+	cookieSize  = 4
+	fileOffset  = 108
+	fileSize    = 128
+	snameOffset = 44
+	snameSize   = 64
+	maxMessage  = 1472 // what fits an Ethernet frame without fragments
+	maxHops     = 16   // RFC 1542 section 4.1.1
+	maxClientID = 255
+)
+
+// Options that the library has no name for.
+const (
+	optionSubnetSelection   = dhcpv4.GenericOptionCode(118)
+	optionRapidCommit       = dhcpv4.GenericOptionCode(80) // RFC 4039
+	optionMSClasslessRoutes = dhcpv4.GenericOptionCode(249)
+	relayLinkSelection      = 5  // sub-option of 82, RFC 3527
+	relayServerID           = 11 // sub-option of 82, RFC 5107
+)
+
+// Why a message is not answered at all. The text of each is a counter's label.
+var (
+	errMalformed = errors.New("malformed")
+	errNotClient = errors.New("not a client's message")
+)
+
+// Request is a client's message that has passed every check that needs no knowledge of the network.
+type Request struct {
+	Msg       *dhcpv4.DHCPv4
+	Type      dhcpv4.MessageType
+	MAC       vpc.MAC
+	Client    netip.Addr // ciaddr; invalid when zero
+	Relay     netip.Addr // giaddr; invalid when zero
+	Requested netip.Addr // option 50
+	Server    netip.Addr // option 54
+	ClientID  []byte     // option 61
+	Hostname  string     // option 12, or the first label of 81; "" when it is no host name
+	MaxSize   int        // bytes of UDP payload that the client takes
+	Broadcast bool       // it cannot receive unicast before it has an address
+
+	// What the relay says in option 82.
+	LinkSelection  netip.Addr // RFC 3527
+	ServerOverride netip.Addr // RFC 5107
+}
+
+// ParseRequest reads the payload of a datagram to port 67. The bytes are not kept.
+// The error says that the message is malformed, or is not from a client; either way it is not answered.
+func ParseRequest(b []byte) (*Request, error) {
+	if len(b) < headerSize+cookieSize || len(b) > maxMessage {
+		return nil, fmt.Errorf("%w: %d bytes", errMalformed, len(b))
+	}
+	if b[0] != byte(dhcpv4.OpcodeBootRequest) {
+		return nil, fmt.Errorf("%w: op %d", errNotClient, b[0])
+	}
+	if b[1] != byte(iana.HWTypeEthernet) || b[2] != 6 {
+		return nil, fmt.Errorf("%w: hardware type %d with %d octets", errMalformed, b[1], b[2])
+	}
+	if b[3] > maxHops {
+		return nil, fmt.Errorf("%w: %d hops", errMalformed, b[3])
+	}
+	m, err := dhcpv4.FromBytes(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	if err := unfold(m, b); err != nil {
+		return nil, err
+	}
+	r := &Request{Msg: m, MAC: vpc.MAC(m.ClientHWAddr), Broadcast: m.IsBroadcast()}
+	if r.MAC.IsZero() || r.MAC[0]&1 != 0 {
+		return nil, fmt.Errorf("%w: hardware address %s", errMalformed, r.MAC)
+	}
+	kind := m.Options[dhcpv4.OptionDHCPMessageType.Code()]
+	if len(kind) != 1 {
+		return nil, fmt.Errorf("%w: no message type", errMalformed)
+	}
+	switch r.Type = dhcpv4.MessageType(kind[0]); r.Type {
+	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeDecline,
+		dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeInform:
+	default:
+		return nil, fmt.Errorf("%w: message type %d", errNotClient, kind[0])
+	}
+	r.Client, r.Relay = unlessZero(m.ClientIPAddr), unlessZero(m.GatewayIPAddr)
+	if r.Requested, err = addrOption(m, dhcpv4.OptionRequestedIPAddress); err != nil {
+		return nil, err
+	}
+	if r.Server, err = addrOption(m, dhcpv4.OptionServerIdentifier); err != nil {
+		return nil, err
+	}
+	if r.ClientID = m.Options[dhcpv4.OptionClientIdentifier.Code()]; len(r.ClientID) > maxClientID {
+		return nil, fmt.Errorf("%w: client identifier of %d bytes", errMalformed, len(r.ClientID))
+	}
+	r.Hostname = clientHostname(m)
+	r.MaxSize = maxSize(m)
+	r.LinkSelection, r.ServerOverride = relayInfo(m.Options[dhcpv4.OptionRelayAgentInformation.Code()])
+	return r, nil
+}
+
+// unfold adds the options that stand in the file and sname fields (option 52, RFC 2131 section 4.1), which the library
+// leaves where they are.
+func unfold(m *dhcpv4.DHCPv4, b []byte) error {
+	over, ok := m.Options[dhcpv4.OptionOptionOverload.Code()]
+	if !ok {
+		return nil
+	}
+	if len(over) != 1 || over[0] < 1 || over[0] > 3 {
+		return fmt.Errorf("%w: option overload", errMalformed)
+	}
+	if over[0]&1 != 0 {
+		if err := m.Options.FromBytes(b[fileOffset : fileOffset+fileSize]); err != nil {
+			return fmt.Errorf("%w: options in file: %w", errMalformed, err)
+		}
+	}
+	if over[0]&2 != 0 {
+		if err := m.Options.FromBytes(b[snameOffset : snameOffset+snameSize]); err != nil {
+			return fmt.Errorf("%w: options in sname: %w", errMalformed, err)
+		}
+	}
+	return nil
+}
+
+// unlessZero turns a header field into an address; 0.0.0.0 means that there is none.
+func unlessZero(ip []byte) netip.Addr {
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// addrOption reads an option that holds one address; invalid when it is absent.
+func addrOption(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (netip.Addr, error) {
+	v, ok := m.Options[code.Code()]
+	if !ok {
+		return netip.Addr{}, nil
+	}
+	if len(v) != 4 {
+		return netip.Addr{}, fmt.Errorf("%w: option %d of %d bytes", errMalformed, code.Code(), len(v))
+	}
+	return netip.AddrFrom4([4]byte(v)), nil
+}
+
+// maxSize is the UDP payload that the client takes: option 57 counts the IP and UDP headers, and 576 is what every client
+// takes (RFC 2132 section 9.10).
+func maxSize(m *dhcpv4.DHCPv4) int {
+	const headers, least = 28, 576
+	size := least
+	if v := m.Options[dhcpv4.OptionMaximumDHCPMessageSize.Code()]; len(v) == 2 {
+		size = max(least, int(binary.BigEndian.Uint16(v)))
+	}
+	return min(size-headers, maxMessage)
+}
+
+// clientHostname is the host name that the client gives itself: option 12, or the name of option 81 (RFC 4702).
+func clientHostname(m *dhcpv4.DHCPv4) string {
+	if v, ok := m.Options[dhcpv4.OptionHostName.Code()]; ok {
+		for len(v) > 0 && v[len(v)-1] == 0 { // some clients count the final NUL
+			v = v[:len(v)-1]
+		}
+		return hostname(v)
+	}
+	v := m.Options[dhcpv4.OptionFQDN.Code()]
+	if len(v) < 3 {
+		return ""
+	}
+	flags, name := v[0], v[3:]
+	const wireForm = 0x04
+	if flags&wireForm == 0 {
+		return hostname(name)
+	}
+	if len(name) == 0 || int(name[0]) > len(name)-1 {
+		return ""
+	}
+	return hostname(name[1 : 1+int(name[0])]) // the first label; a compression pointer is longer than the rest
+}
+
+// hostname returns b if it is a host name of RFC 1123 (labels of letters, digits and hyphens), else "".
+func hostname(b []byte) string {
+	if len(b) == 0 || len(b) > 253 {
+		return ""
+	}
+	label := 0
+	for i, c := range b {
+		switch {
+		case c == '.':
+			if label == 0 || b[i-1] == '-' {
+				return ""
+			}
+			label = 0
+			continue
+		case c == '-':
+			if label == 0 {
+				return ""
+			}
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		default:
+			return ""
+		}
+		if label++; label > 63 {
+			return ""
+		}
+	}
+	if last := b[len(b)-1]; last == '.' || last == '-' {
+		return ""
+	}
+	return string(b)
+}
+
+// relayInfo reads the sub-options of option 82 that concern us. One that is broken is as good as absent: only a relay
+// that the vSwitch names is believed anyway.
+func relayInfo(v []byte) (link, server netip.Addr) {
+	for len(v) >= 2 {
+		code, n := v[0], int(v[1])
+		if n > len(v)-2 {
+			break
+		}
+		value := v[2 : 2+n]
+		v = v[2+n:]
+		if n != 4 {
+			continue
+		}
+		switch code {
+		case relayLinkSelection:
+			link = netip.AddrFrom4([4]byte(value))
+		case relayServerID:
+			server = netip.AddrFrom4([4]byte(value))
+		}
+	}
+	return link, server
+}
+
+// has reports whether the client sent the option.
+func (r *Request) has(code dhcpv4.OptionCode) bool {
+	_, ok := r.Msg.Options[code.Code()]
+	return ok
+}
+
+// wants reports whether the client asked for the option (option 55).
+func (r *Request) wants(code uint8) bool {
+	for _, c := range r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()] {
+		if c == code {
+			return true
+		}
+	}
+	return false
+}
+
+// clientIDText is the client identifier as leases show it.
+func (r *Request) clientIDText() string { return hex.EncodeToString(r.ClientID) }
