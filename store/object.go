@@ -1,0 +1,435 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"gatehouse/vpc"
+)
+
+// Objects are kept one per key, in a bucket per kind whose keys are IDs. An object names the VPC that it belongs to, and
+// has a rank: its place among its siblings. Ranks have gaps, so that an object can come between two others without those
+// being written again.
+
+// record is how an object is stored.
+type record[T any] struct {
+	VPC  string `json:"vpc,omitempty"` // ID; none: a VPC itself, or a zone that several share
+	Rank uint64 `json:"rank"`
+	Spec T      `json:"spec"`
+}
+
+// The kinds, which are also the names of their buckets.
+const (
+	kindVPC     = "vpc"
+	kindVSwitch = "vswitch"
+	kindGroup   = "securitygroup"
+	kindList    = "prefixlist"
+	kindACL     = "networkacl"
+	kindInst    = "instance"
+	kindZone    = "privatezone"
+	kindTests   = "tests" // one key: the assertions are a value, not objects
+)
+
+var kinds = []string{kindVPC, kindVSwitch, kindGroup, kindList, kindACL, kindInst, kindZone, kindTests}
+
+// testsKey is the one key of kindTests.
+const testsKey = "tests"
+
+// objectState is an object as it was stored before a revision: Value is nil if it was not there.
+type objectState struct {
+	Kind  string          `json:"kind"`
+	Key   string          `json:"key"`
+	Value json.RawMessage `json:"value,omitempty"`
+}
+
+// changes are the objects to write for one revision, and the ranks that go with them.
+type changes struct {
+	put   []objectState // Value is the new value
+	drop  []objectState
+	ranks map[string]uint64 // new or changed
+}
+
+// diff returns what has to be written to get from old to new. Objects that both share by pointer are skipped.
+func diff(old, new *vpc.Spec, ranks map[string]uint64) (*changes, error) {
+	c := &changes{ranks: map[string]uint64{}}
+	if err := diffList(c, ranks, kindVPC, "", old.VPCs, new.VPCs, func(v *vpc.VPCSpec) string { return v.ID }, bare); err != nil {
+		return nil, err
+	}
+	before := make(map[string]*vpc.VPCSpec, len(old.VPCs))
+	for _, v := range old.VPCs {
+		before[v.ID] = v
+	}
+	for _, v := range new.VPCs {
+		o := before[v.ID]
+		delete(before, v.ID)
+		if o == v {
+			continue
+		}
+		if o == nil {
+			o = &vpc.VPCSpec{}
+		}
+		if err := c.diffChildren(ranks, v.ID, o, v); err != nil {
+			return nil, err
+		}
+	}
+	for id, o := range before {
+		if err := c.diffChildren(ranks, id, o, &vpc.VPCSpec{}); err != nil {
+			return nil, err
+		}
+	}
+	if err := diffList(c, ranks, kindZone, "", old.PrivateZones, new.PrivateZones, zoneID, same); err != nil {
+		return nil, err
+	}
+	return c, c.diffTests(old.Tests, new.Tests)
+}
+
+func zoneID(z *vpc.PrivateZoneSpec) string { return z.ID }
+
+// same is the stored form of most objects: the object itself.
+func same[T any](p *T) *T { return p }
+
+// bare is a VPC apart from its children.
+func bare(v *vpc.VPCSpec) *vpc.VPCSpec {
+	own := *v
+	own.VSwitches, own.SecurityGroups, own.PrefixLists = nil, nil, nil
+	own.NetworkACLs, own.Instances, own.PrivateZones = nil, nil, nil
+	return &own
+}
+
+func (c *changes) diffChildren(ranks map[string]uint64, id string, old, new *vpc.VPCSpec) error {
+	if err := diffList(c, ranks, kindVSwitch, id, old.VSwitches, new.VSwitches, func(w *vpc.VSwitchSpec) string { return w.ID }, same); err != nil {
+		return err
+	}
+	if err := diffList(c, ranks, kindGroup, id, old.SecurityGroups, new.SecurityGroups, func(g *vpc.GroupSpec) string { return g.ID }, same); err != nil {
+		return err
+	}
+	if err := diffList(c, ranks, kindList, id, old.PrefixLists, new.PrefixLists, func(l *vpc.PrefixListSpec) string { return l.ID }, same); err != nil {
+		return err
+	}
+	if err := diffList(c, ranks, kindACL, id, old.NetworkACLs, new.NetworkACLs, func(a *vpc.ACLSpec) string { return a.ID }, same); err != nil {
+		return err
+	}
+	if err := diffList(c, ranks, kindInst, id, old.Instances, new.Instances, func(i *vpc.InstanceSpec) string { return i.ID }, same); err != nil {
+		return err
+	}
+	return diffList(c, ranks, kindZone, id, old.PrivateZones, new.PrivateZones, zoneID, same)
+}
+
+// diffList compares two lists of siblings. What they share at their beginning and end costs one comparison of pointers
+// per object and no memory.
+func diffList[T any](c *changes, ranks map[string]uint64, kind, vpcID string, old, new []*T, id func(*T) string, stored func(*T) *T) error {
+	head := 0
+	for head < len(old) && head < len(new) && old[head] == new[head] {
+		head++
+	}
+	tail := 0
+	for tail < len(old)-head && tail < len(new)-head && old[len(old)-1-tail] == new[len(new)-1-tail] {
+		tail++
+	}
+	before, after := old[head:len(old)-tail], new[head:len(new)-tail]
+	if len(before) == 0 && len(after) == 0 {
+		return nil
+	}
+	was := make(map[string]*T, len(before))
+	for _, o := range before {
+		was[id(o)] = o
+	}
+	// The ranks of what stays put on either side bound those in between.
+	low, high := uint64(0), uint64(0)
+	if head > 0 {
+		low = ranks[id(new[head-1])]
+	}
+	if tail > 0 {
+		high = ranks[id(new[len(new)-tail])]
+	}
+	keys := make([]string, len(after))
+	for i, n := range after {
+		if keys[i] = id(n); keys[i] == "" {
+			return fmt.Errorf("a %s has no ID", kind)
+		}
+	}
+	placed, ok := place(keys, func(k string) uint64 {
+		if was[k] == nil {
+			return 0
+		}
+		return ranks[k]
+	}, low, high)
+	if !ok {
+		// No room left between two neighbours: give the whole list new ranks.
+		return renumber(c, kind, vpcID, old, new, id, stored)
+	}
+	seen := make(map[string]bool, len(after))
+	for i, n := range after {
+		if seen[keys[i]] {
+			return fmt.Errorf("two of kind %s have the ID %s", kind, keys[i])
+		}
+		seen[keys[i]] = true
+		if was[keys[i]] == n && ranks[keys[i]] == placed[i] {
+			continue
+		}
+		if err := putRecord(c, kind, keys[i], vpcID, placed[i], stored(n)); err != nil {
+			return err
+		}
+	}
+	for k := range was {
+		if !seen[k] {
+			c.drop = append(c.drop, objectState{Kind: kind, Key: k})
+		}
+	}
+	return nil
+}
+
+func renumber[T any](c *changes, kind, vpcID string, old, new []*T, id func(*T) string, stored func(*T) *T) error {
+	seen := make(map[string]bool, len(new))
+	for i, n := range new {
+		seen[id(n)] = true
+		if err := putRecord(c, kind, id(n), vpcID, uint64(i+1)*rankStep, stored(n)); err != nil {
+			return err
+		}
+	}
+	for _, o := range old {
+		if !seen[id(o)] {
+			c.drop = append(c.drop, objectState{Kind: kind, Key: id(o)})
+		}
+	}
+	return nil
+}
+
+func putRecord[T any](c *changes, kind, key, vpcID string, rank uint64, spec *T) error {
+	data, err := json.Marshal(record[*T]{vpcID, rank, spec})
+	if err != nil {
+		return fmt.Errorf("encode %s %s: %w", kind, key, err)
+	}
+	c.ranks[key] = rank
+	c.put = append(c.put, objectState{kind, key, data})
+	return nil
+}
+
+// rankStep is the gap between neighbours: 2^32 of them fit, and 32 objects can each come before the last newcomer.
+const rankStep = 1 << 32
+
+// place gives every key a rank that rises along the list and lies between low and high (0: no bound). A key keeps the rank
+// it has (0: none) if it can. It reports false when there is no room.
+func place(keys []string, rank func(string) uint64, low, high uint64) ([]uint64, bool) {
+	out := make([]uint64, len(keys))
+	last := low
+	for i, k := range keys {
+		if r := rank(k); r > last && (high == 0 || r < high) {
+			out[i], last = r, r
+		}
+	}
+	for i := 0; i < len(out); {
+		if out[i] != 0 {
+			low = out[i]
+			i++
+			continue
+		}
+		end := i
+		for end < len(out) && out[end] == 0 {
+			end++
+		}
+		next := high
+		if end < len(out) {
+			next = out[end]
+		}
+		step := uint64(rankStep)
+		if next != 0 {
+			step = min(step, (next-low)/uint64(end-i+1))
+		}
+		if step == 0 || low > low+step*uint64(end-i) {
+			return nil, false
+		}
+		for ; i < end; i++ {
+			low += step
+			out[i] = low
+		}
+	}
+	return out, true
+}
+
+func (c *changes) diffTests(old, new []*vpc.TestSpec) error {
+	if slices.Equal(old, new) && (old == nil) == (new == nil) {
+		return nil
+	}
+	if new == nil {
+		c.drop = append(c.drop, objectState{Kind: kindTests, Key: testsKey})
+		return nil
+	}
+	data, err := json.Marshal(record[[]*vpc.TestSpec]{Spec: new})
+	if err != nil {
+		return fmt.Errorf("encode tests: %w", err)
+	}
+	c.put = append(c.put, objectState{kindTests, testsKey, data})
+	return nil
+}
+
+// write puts the changes into a transaction, skipping objects whose bytes stay the same, and returns what was there before,
+// in the order in which it was replaced.
+func (c *changes) write(tx *bolt.Tx) ([]objectState, error) {
+	var undo []objectState
+	for _, o := range c.drop {
+		b := tx.Bucket([]byte(o.Kind))
+		undo = append(undo, objectState{o.Kind, o.Key, bytes.Clone(b.Get([]byte(o.Key)))})
+		if err := b.Delete([]byte(o.Key)); err != nil {
+			return nil, fmt.Errorf("delete %s %s: %w", o.Kind, o.Key, err)
+		}
+	}
+	for _, o := range c.put {
+		b := tx.Bucket([]byte(o.Kind))
+		was := b.Get([]byte(o.Key))
+		if bytes.Equal(was, o.Value) {
+			continue
+		}
+		undo = append(undo, objectState{o.Kind, o.Key, bytes.Clone(was)})
+		if err := b.Put([]byte(o.Key), o.Value); err != nil {
+			return nil, fmt.Errorf("write %s %s: %w", o.Kind, o.Key, err)
+		}
+	}
+	return undo, nil
+}
+
+// apply takes the changes over into the ranks in memory, once they are stored.
+func (c *changes) apply(ranks map[string]uint64) {
+	for _, o := range c.drop {
+		delete(ranks, o.Key)
+	}
+	for k, r := range c.ranks {
+		ranks[k] = r
+	}
+}
+
+// objects are the stored values by kind and ID.
+type objects map[string]map[string][]byte
+
+// loadObjects reads every object; the values are valid as long as the transaction.
+func loadObjects(tx *bolt.Tx) (objects, error) {
+	all := objects{}
+	for _, kind := range kinds {
+		all[kind] = map[string][]byte{}
+		err := tx.Bucket([]byte(kind)).ForEach(func(k, v []byte) error {
+			all[kind][string(k)] = v
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func loadSpec(tx *bolt.Tx) (*vpc.Spec, map[string]uint64, error) {
+	all, err := loadObjects(tx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return all.spec()
+}
+
+// spec puts the tree together.
+func (all objects) spec() (*vpc.Spec, map[string]uint64, error) {
+	ranks := map[string]uint64{}
+	spec := &vpc.Spec{}
+	vpcs, err := decode[vpc.VPCSpec](all, kindVPC, ranks)
+	if err != nil {
+		return nil, nil, err
+	}
+	parents := map[string]*vpc.VPCSpec{}
+	for _, r := range vpcs {
+		parents[r.key] = r.spec
+		spec.VPCs = append(spec.VPCs, r.spec)
+	}
+	if err := attach(all, kindVSwitch, ranks, parents, func(v *vpc.VPCSpec, w *vpc.VSwitchSpec) { v.VSwitches = append(v.VSwitches, w) }); err != nil {
+		return nil, nil, err
+	}
+	if err := attach(all, kindGroup, ranks, parents, func(v *vpc.VPCSpec, g *vpc.GroupSpec) { v.SecurityGroups = append(v.SecurityGroups, g) }); err != nil {
+		return nil, nil, err
+	}
+	if err := attach(all, kindList, ranks, parents, func(v *vpc.VPCSpec, l *vpc.PrefixListSpec) { v.PrefixLists = append(v.PrefixLists, l) }); err != nil {
+		return nil, nil, err
+	}
+	if err := attach(all, kindACL, ranks, parents, func(v *vpc.VPCSpec, a *vpc.ACLSpec) { v.NetworkACLs = append(v.NetworkACLs, a) }); err != nil {
+		return nil, nil, err
+	}
+	if err := attach(all, kindInst, ranks, parents, func(v *vpc.VPCSpec, i *vpc.InstanceSpec) { v.Instances = append(v.Instances, i) }); err != nil {
+		return nil, nil, err
+	}
+	zones, err := decode[vpc.PrivateZoneSpec](all, kindZone, ranks)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, z := range zones {
+		if z.vpc == "" {
+			spec.PrivateZones = append(spec.PrivateZones, z.spec)
+			continue
+		}
+		v := parents[z.vpc]
+		if v == nil {
+			return nil, nil, orphan(kindZone, z.key, z.vpc)
+		}
+		v.PrivateZones = append(v.PrivateZones, z.spec)
+	}
+	if data, ok := all[kindTests][testsKey]; ok {
+		var r record[[]*vpc.TestSpec]
+		if err := json.Unmarshal(data, &r); err != nil {
+			return nil, nil, fmt.Errorf("decode tests: %w", err)
+		}
+		spec.Tests = r.Spec
+	}
+	return spec, ranks, nil
+}
+
+// decoded is an object that has been read.
+type decoded[T any] struct {
+	key, vpc string
+	rank     uint64
+	spec     *T
+}
+
+// decode returns the objects of a kind in the order of their ranks.
+func decode[T any](all objects, kind string, ranks map[string]uint64) ([]decoded[T], error) {
+	out := make([]decoded[T], 0, len(all[kind]))
+	for key, data := range all[kind] {
+		var r record[*T]
+		if err := json.Unmarshal(data, &r); err != nil {
+			return nil, fmt.Errorf("decode %s %s: %w", kind, key, err)
+		}
+		if r.Spec == nil {
+			return nil, fmt.Errorf("decode %s %s: it is empty", kind, key)
+		}
+		ranks[key] = r.Rank
+		out = append(out, decoded[T]{key, r.VPC, r.Rank, r.Spec})
+	}
+	slices.SortFunc(out, func(a, b decoded[T]) int {
+		if a.rank != b.rank {
+			if a.rank < b.rank {
+				return -1
+			}
+			return 1
+		}
+		return bytes.Compare([]byte(a.key), []byte(b.key))
+	})
+	return out, nil
+}
+
+func attach[T any](all objects, kind string, ranks map[string]uint64, parents map[string]*vpc.VPCSpec, add func(*vpc.VPCSpec, *T)) error {
+	list, err := decode[T](all, kind, ranks)
+	if err != nil {
+		return err
+	}
+	for _, o := range list {
+		v := parents[o.vpc]
+		if v == nil {
+			return orphan(kind, o.key, o.vpc)
+		}
+		add(v, o.spec)
+	}
+	return nil
+}
+
+func orphan(kind, key, vpcID string) error {
+	return fmt.Errorf("%s %s belongs to VPC %s, which is not there", kind, key, vpcID)
+}
