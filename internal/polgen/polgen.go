@@ -136,10 +136,10 @@ func (g *generator) vswitch(v *vpc.VPCSpec, n, i int) *vpc.VSwitchSpec {
 		block = v.SecondaryCIDRBlocks[0]
 	}
 	b := block.Addr().As4()
-	b[2] = byte(i + 1)
+	b[2] = byte(4 * (i + 1))
 	w := &vpc.VSwitchSpec{
 		ID: g.id("vsw-"), Name: fmt.Sprintf("vsw%d", i),
-		CIDRBlock:     netip.PrefixFrom(netip.AddrFrom4(b), 24+g.IntN(3)),
+		CIDRBlock:     netip.PrefixFrom(netip.AddrFrom4(b), 22+g.IntN(3)), // never full: see addrIn
 		IPv6CIDRBlock: netip.MustParsePrefix(fmt.Sprintf("fd00:%d:0:%d::/64", 20+10*n, i+1)),
 	}
 	w.SetDefaults()
