@@ -1,0 +1,831 @@
+package link
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+
+	"gatehouse/vpc"
+)
+
+// step is one thing to do to the kernel.
+type step struct {
+	what string // for logs and errors: "gh-web: add address 10.20.1.253/24"
+	do   func(driver) error
+}
+
+// driver carries steps out. Replace and add succeed when it is so already, delete when it is gone.
+type driver interface {
+	createBridge(name string, mac vpc.MAC) error
+	setAlias(index int, alias string) error
+	setMAC(index int, mac vpc.MAC) error
+	setBridge(index int, attrs map[uint16]uint32) error
+	setPort(index int, flags map[uint16]uint8) error
+	flushPort(index int) error
+	deleteLink(index int) error
+	setUp(index int, up bool) error
+	addAddr(index int, a netip.Prefix) error
+	deleteAddr(index int, a netip.Prefix) error
+	replaceRoute(dst netip.Prefix, dev int, src netip.Addr) error // dev 0: unreachable
+	deleteRoute(dst netip.Prefix, dev int) error
+	replaceNeigh(index int, a netip.Addr, mac vpc.MAC) error
+	deleteNeigh(index int, a netip.Addr) error
+	replaceFDB(port int, mac vpc.MAC) error
+	deleteFDB(port int, mac vpc.MAC, vlan uint16) error
+	setSysctl(path, value string) error
+}
+
+// outcome is what a comparison says.
+type outcome struct {
+	undo     *undo // to be saved before the steps are taken
+	steps    []step
+	refused  []error
+	findings []Finding
+	holds    *holds
+}
+
+// Finding is something about this host's links that an operator should know and that no error is returned for.
+type Finding struct {
+	Code    string `json:"code"`
+	VSwitch string `json:"vswitch,omitempty"` // ID
+	Link    string `json:"link,omitempty"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy,omitempty"`
+}
+
+// The codes of findings.
+const (
+	FindingPlain       = "link.plain"           // guests of a plain interface can go round the gateway
+	FindingMissing     = "link.missing"         // the interface is not there yet
+	FindingRefused     = "link.refused"         // the link or the range is somebody else's
+	FindingOverlap     = "link.overlap"         // a route of the host has come into a range in force
+	FindingForeignAddr = "link.foreign-address" // somebody put an address on a link in force
+	FindingUplinkPort  = "port.uplink"          // somebody put an uplink into a bridge in force
+	FindingUnlocked    = "port.unlocked"        // the kernel cannot lock ports
+	FindingNotIsolated = "port.not-isolated"    // the kernel cannot isolate ports
+	FindingPinned      = "port.pinned"          // an interface's port is not there
+	FindingNoBackstop  = "bridge.netfilter"     // br_netfilter is absent
+	FindingNeighbours  = "neighbour.limit"      // the neighbour table cannot be raised
+	FindingRepair      = "link.repair"          // the last repair in the background met an error
+)
+
+const (
+	vlanFiltering = uint16(nl.IFLA_BR_VLAN_FILTERING)
+
+	ipForward       = "net/ipv4/ip_forward"
+	ip6Forward      = "net/ipv6/conf/all/forwarding"
+	bridgeNetfilter = "net/bridge/bridge-nf-call-"
+)
+
+// differ compares a plan with a state.
+type differ struct {
+	p    *plan
+	st   *state
+	held map[vpc.MAC]held // as known before, for the age of what is not registered
+	now  time.Time
+	out  *outcome
+	ours map[int]bool // indexes of the links in force
+}
+
+// diff computes what to do, pure but for reading settings through st. The undo that it is given is not changed.
+func diff(p *plan, st *state, u *undo, known map[vpc.MAC]held, now time.Time) *outcome {
+	d := &differ{p: p, st: st, held: known, now: now, ours: map[int]bool{}, out: &outcome{
+		undo:    u.clone(),
+		refused: slices.Clone(p.refused),
+		holds:   &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}, host: map[vpc.MAC]bool{}},
+	}}
+	for _, l := range st.links {
+		if !l.mac.IsZero() {
+			d.out.holds.host[l.mac] = true
+		}
+	}
+	d.release()
+	accepted := d.accept()
+	d.host()
+	d.ranges(accepted)
+	for _, a := range accepted {
+		d.link(a.want, a.link)
+	}
+	return d.out
+}
+
+func (d *differ) step(do func(driver) error, format string, args ...any) {
+	d.out.steps = append(d.out.steps, step{fmt.Sprintf(format, args...), do})
+}
+
+func (d *differ) find(code string, w *wantLink, remedy, format string, args ...any) {
+	d.out.findings = append(d.out.findings, Finding{code, w.sw.ID, w.name, fmt.Sprintf(format, args...), remedy})
+}
+
+// release gives back the links that no vSwitch wants any more, or wants otherwise. A link that needs no step is forgotten.
+func (d *differ) release() {
+	for _, name := range sortedKeys(d.out.undo.Links) {
+		u, l := d.out.undo.Links[name], d.st.links[name]
+		w := d.p.link(name)
+		if w != nil && w.sw.ID == u.VSwitch && (w.bridge || !u.Created) {
+			continue
+		}
+		before := len(d.out.steps)
+		switch {
+		case l == nil || u.Index != 0 && u.Index != l.index: // gone, or somebody made a new one
+		case u.Created:
+			if l.kind == "bridge" {
+				d.step(func(k driver) error { return k.deleteLink(l.index) }, "%s: delete bridge", name)
+			}
+		default:
+			d.giveBack(l, u)
+		}
+		if len(d.out.steps) == before {
+			delete(d.out.undo.Links, name)
+		}
+	}
+	for _, name := range sortedKeys(d.st.links) { // left by a gatehouse whose journal is lost
+		l := d.st.links[name]
+		if w := d.p.link(name); l.created() && d.out.undo.Links[name] == nil && (w == nil || aliasOf(w.sw.ID) != l.alias) {
+			d.step(func(k driver) error { return k.deleteLink(l.index) }, "%s: delete bridge", name)
+		}
+	}
+}
+
+// giveBack undoes what was done to a link that existed before.
+func (d *differ) giveBack(l *link, u *linkUndo) {
+	for _, p := range l.ports {
+		for _, e := range p.fdb {
+			if e.kind == fdbStatic && e.sticky {
+				d.step(func(k driver) error { return k.deleteFDB(p.index, e.mac, e.vlan) }, "%s: free %s", p.name, e.mac)
+			}
+		}
+		if d.p.uplinks[p.name] {
+			continue
+		}
+		flags := map[uint16]uint8{}
+		for _, f := range portFlags() {
+			was, ok := u.Ports[p.name][f.attr]
+			if !ok {
+				was = f.initial
+			}
+			if have, known := p.port[f.attr]; known && have != was {
+				flags[f.attr] = was
+			}
+		}
+		if len(flags) > 0 {
+			d.step(func(k driver) error { return k.setPort(p.index, flags) }, "%s: %s, as before", p.name, describePort(flags))
+		}
+	}
+	for _, a := range sortedAddrs(l.neighs) {
+		if l.neighs[a].ours {
+			d.step(func(k driver) error { return k.deleteNeigh(l.index, a) }, "%s: delete neighbour %s", l.name, a)
+		}
+	}
+	for _, a := range u.Addrs {
+		if l.has(a) {
+			d.step(func(k driver) error { return k.deleteAddr(l.index, a) }, "%s: delete address %s", l.name, a)
+		}
+	}
+	attrs := map[uint16]uint32{}
+	for attr, was := range u.Bridge {
+		if l.bridge[attr] != was {
+			attrs[attr] = was
+		}
+	}
+	if len(attrs) > 0 {
+		d.step(func(k driver) error { return k.setBridge(l.index, attrs) }, "%s: %s, as before", l.name, describeBridge(attrs))
+	}
+	for _, path := range sortedKeys(u.Sysctls) {
+		d.restore(path, u.Sysctls[path])
+	}
+	if u.Down && l.up {
+		d.step(func(k driver) error { return k.setUp(l.index, false) }, "%s: down, as before", l.name)
+	}
+}
+
+// restore puts a setting back unless somebody has changed it since.
+func (d *differ) restore(path string, s saved) {
+	if have, ok := d.st.sysctl(path); ok && have == s.Set && have != s.Was {
+		d.step(func(k driver) error { return k.setSysctl(path, s.Was) }, "%s = %s, as before", path, s.Was)
+	}
+	for _, also := range sortedKeys(s.Also) {
+		was := s.Also[also]
+		have, ok := d.st.sysctl(also)
+		// Before the setting itself is put back, the others are as it made them, and may look right.
+		if now, _ := d.st.sysctl(path); ok && (have != was || now != s.Was) {
+			d.step(func(k driver) error { return k.setSysctl(also, was) }, "%s = %s, as before", also, was)
+		}
+	}
+}
+
+// accepted is a wanted link that may be worked on; link is nil while a bridge is yet to be made.
+type accepted struct {
+	want *wantLink
+	link *link
+}
+
+// accept decides link by link whether what is there is ours to use.
+func (d *differ) accept() []accepted {
+	var all []accepted
+	for _, w := range d.p.links {
+		l, u := d.st.links[w.name], d.out.undo.Links[w.name]
+		if u != nil && u.VSwitch != w.sw.ID {
+			continue // being given back in this pass
+		}
+		if u != nil && l != nil && u.Index != l.index {
+			if u.Index == 0 && l.mac == w.mac && w.bridge {
+				u.Index = l.index // the one that we just made
+			} else {
+				delete(d.out.undo.Links, w.name) // made anew by somebody
+				u = nil
+			}
+		}
+		if err := d.refusal(w, l, u != nil); err != nil {
+			d.out.refused = append(d.out.refused, err)
+			d.find(FindingRefused, w, "", "%s", err.Error())
+			continue
+		}
+		switch {
+		case l == nil && !w.bridge:
+			d.find(FindingMissing, w, "plug it in, or correct attach.interface", "interface %s is not there: vSwitch %s waits for it", w.name, w.sw.Name)
+			continue
+		case l == nil:
+			d.out.undo.Links[w.name] = &linkUndo{VSwitch: w.sw.ID, Created: true}
+		case u == nil:
+			d.out.undo.Links[w.name] = &linkUndo{VSwitch: w.sw.ID, Index: l.index, Created: w.bridge && l.mac == w.mac, Down: !l.up}
+		}
+		if l != nil {
+			d.ours[l.index] = true
+		}
+		all = append(all, accepted{w, l})
+	}
+	return all
+}
+
+// refusal says why a vSwitch cannot have its link. What comes up on a link that is in force is a finding: to let go of it
+// would cut its guests off.
+func (d *differ) refusal(w *wantLink, l *link, inForce bool) error {
+	for _, r := range w.ranges() {
+		if clash := d.clash(r, l); clash != "" {
+			if !inForce || !carries(l, r) {
+				return refuse(w.sw, "%s %s", r, clash)
+			}
+			d.find(FindingOverlap, w, "remove the other one: a guest or the host loses traffic", "vSwitch %s: %s %s", w.sw.Name, r, clash)
+		}
+	}
+	switch {
+	case d.p.uplinks[w.name]:
+		return refuse(w.sw, "%s is an uplink", w.name)
+	case l == nil:
+		return nil
+	case w.bridge && l.kind != "bridge":
+		return refuse(w.sw, "%s exists and is not a bridge but %s", w.name, kindName(l.kind))
+	case l.master != 0:
+		return refuse(w.sw, "%s belongs to %s", w.name, d.linkName(l.master))
+	}
+	u := d.out.undo.Links[w.name]
+	for _, a := range l.addrs {
+		if !a.Addr().IsLinkLocalUnicast() && !slices.Contains(w.addrs, a) && (u == nil || !slices.Contains(u.Addrs, a)) {
+			if !inForce {
+				return refuse(w.sw, "%s carries somebody else's address %s", w.name, a)
+			}
+			d.find(FindingForeignAddr, w, "take the address off the link", "%s carries %s, which gatehouse did not put there", w.name, a)
+		}
+	}
+	if inForce {
+		return nil
+	}
+	for _, p := range l.ports {
+		if d.p.uplinks[p.name] {
+			return refuse(w.sw, "bridge %s carries the uplink %s", w.name, p.name)
+		}
+	}
+	for _, r := range d.st.routes {
+		if r.isDefault() && !r.ours && (slices.Contains(r.devs, l.index) || slices.ContainsFunc(l.ports, func(p *link) bool { return slices.Contains(r.devs, p.index) })) {
+			return refuse(w.sw, "%s carries a default route of the host", w.name)
+		}
+	}
+	if w.bridge && l.bridge[vlanFiltering] != 0 {
+		return refuse(w.sw, "bridge %s filters VLANs: a vSwitch needs a bridge of its own", w.name)
+	}
+	return nil
+}
+
+// ranges lists the vSwitch's ranges.
+func (w *wantLink) ranges() []netip.Prefix {
+	var rs []netip.Prefix
+	for _, f := range vpc.Families() {
+		if r := w.sw.Prefix(f); r.IsValid() {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+// carries reports whether a link has an address in the range.
+func carries(l *link, r netip.Prefix) bool {
+	return l != nil && slices.ContainsFunc(l.addrs, func(a netip.Prefix) bool { return r.Contains(a.Addr()) })
+}
+
+// clash says what of the host's lies in a range; l, which may be nil, is the link that the range is meant for.
+func (d *differ) clash(r netip.Prefix, l *link) string {
+	for _, rt := range d.st.routes {
+		if rt.isDefault() || rt.ours || !rt.dst.Overlaps(r) || d.onlyOurs(rt, l) {
+			continue
+		}
+		if !rt.unicast && rt.dst.Bits() < r.Bits() {
+			continue // somebody's "private ranges lead nowhere": ours is the more specific one
+		}
+		return "overlaps the host's route " + d.describeRoute(rt)
+	}
+	for _, name := range sortedKeys(d.st.links) {
+		if other := d.st.links[name]; other != l && d.out.undo.Links[name] == nil {
+			for _, a := range other.addrs {
+				if r.Contains(a.Addr()) && !other.created() {
+					return fmt.Sprintf("contains the host's own address %s on %s", a.Addr(), name)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// onlyOurs reports whether a route leads to links of vSwitches only, or to the one given.
+func (d *differ) onlyOurs(r route, l *link) bool {
+	if len(r.devs) == 0 {
+		return false
+	}
+	for _, dev := range r.devs {
+		if l != nil && l.index == dev && r.kernel {
+			continue
+		}
+		o := d.byIndex(dev)
+		if o == nil || d.out.undo.Links[o.name] == nil && !o.created() {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *differ) byIndex(index int) *link {
+	for _, l := range d.st.links {
+		if l.index == index {
+			return l
+		}
+	}
+	return nil
+}
+
+func (d *differ) linkName(index int) string {
+	if l := d.byIndex(index); l != nil {
+		return l.name
+	}
+	return "link " + strconv.Itoa(index)
+}
+
+func (d *differ) describeRoute(r route) string {
+	s := r.dst.String()
+	for _, dev := range r.devs {
+		s += " dev " + d.linkName(dev)
+	}
+	return s
+}
+
+// host sets what holds for the whole host while there is any link, and puts it back when there is none.
+func (d *differ) host() {
+	u := d.out.undo
+	if len(u.Links) == 0 {
+		for _, path := range []string{ipForward, ip6Forward} { // first: they change others along
+			if s, ok := u.Host[path]; ok {
+				d.restore(path, s)
+			}
+		}
+		for _, path := range sortedKeys(u.Host) {
+			if path != ipForward && path != ip6Forward {
+				d.restore(path, u.Host[path])
+			}
+		}
+		if len(d.out.steps) == 0 {
+			u.Host = map[string]saved{}
+		}
+		return
+	}
+	d.acceptRA()
+	for _, s := range hostSysctls() {
+		d.hostSysctl(s)
+	}
+	for _, f := range vpc.Families() {
+		for i, n := range neighbourLimits(d.p.neighs[f]) {
+			path := fmt.Sprintf("net/%s/neigh/default/gc_thresh%d", f, i+1)
+			have, ok := d.st.sysctl(path)
+			if v, err := strconv.Atoi(have); ok && err == nil && v < n {
+				d.hostSysctl(sysctl{path, strconv.Itoa(n), false})
+			}
+		}
+	}
+	if u.NetfilterAbsent {
+		if _, ok := d.st.sysctl(bridgeNetfilter + "iptables"); ok {
+			before := len(d.out.steps)
+			for _, t := range []string{"iptables", "ip6tables", "arptables"} {
+				if v, ok := d.st.sysctl(bridgeNetfilter + t); ok && v != "0" {
+					d.step(func(k driver) error { return k.setSysctl(bridgeNetfilter+t, "0") }, "%s%s = 0", bridgeNetfilter, t)
+				}
+			}
+			if len(d.out.steps) == before {
+				u.NetfilterAbsent = false
+			}
+		}
+	}
+}
+
+// acceptRA keeps the host's own router advertisements working: a kernel that forwards ignores them at accept_ra=1. Only
+// while it is us who forward.
+func (d *differ) acceptRA() {
+	have, ok := d.st.sysctl(ip6Forward)
+	if _, changed := d.out.undo.Host[ip6Forward]; !ok || have != "0" && !changed {
+		return
+	}
+	for _, name := range sortedKeys(d.st.links) {
+		l := d.st.links[name]
+		if l.master != 0 || name == "lo" || d.ours[l.index] || l.created() || d.p.link(name) != nil {
+			continue
+		}
+		path := "net/ipv6/conf/" + name + "/accept_ra"
+		if v, ok := d.st.sysctl(path); ok && v == "1" {
+			d.hostSysctl(sysctl{path, "2", false})
+		}
+	}
+}
+
+// hostSysctl changes one setting of the host and remembers what it was.
+func (d *differ) hostSysctl(s sysctl) {
+	have, ok := d.st.sysctl(s.path)
+	if !ok {
+		if s.need {
+			d.out.refused = append(d.out.refused, fmt.Errorf("this kernel has no %s", s.path))
+		}
+		return
+	}
+	if have == s.value {
+		return
+	}
+	if old, ok := d.out.undo.Host[s.path]; ok {
+		old.Set = s.value
+		d.out.undo.Host[s.path] = old
+	} else {
+		d.out.undo.Host[s.path] = saved{Was: have, Set: s.value, Also: d.along(s.path)}
+	}
+	d.step(func(k driver) error { return k.setSysctl(s.path, s.value) }, "%s = %s", s.path, s.value)
+}
+
+// along lists the settings that the kernel changes when forwarding is switched for the host, with their values.
+func (d *differ) along(path string) map[string]string {
+	var paths []string
+	switch path {
+	case ipForward:
+		paths = []string{"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/forwarding"}
+	case ip6Forward:
+		paths = []string{"net/ipv6/conf/default/forwarding"}
+	default:
+		return nil
+	}
+	family := strings.Split(path, "/")[1]
+	for name := range d.st.links {
+		paths = append(paths, "net/"+family+"/conf/"+name+"/forwarding")
+	}
+	also := map[string]string{}
+	for _, p := range paths {
+		v, ok := d.st.sysctl(p)
+		if ok && (v != "0" || strings.HasSuffix(p, "accept_redirects")) { // switching off makes them 0 by itself
+			also[p] = v
+		}
+	}
+	return also
+}
+
+// ranges makes every address of a VPC that no link reaches unreachable, so that it never leaves by an uplink.
+func (d *differ) ranges(links []accepted) {
+	want := map[netip.Prefix]bool{}
+	for _, r := range d.p.ranges {
+		// A wider route of the host would lose what is ours, a narrower one is not touched by ours.
+		want[r.prefix] = !slices.ContainsFunc(d.st.routes, func(h route) bool {
+			return h.unicast && !h.ours && !h.isDefault() && h.dst.Bits() <= r.prefix.Bits() && h.dst.Overlaps(r.prefix) && !d.onlyOurs(h, nil)
+		})
+		if clash := d.clash(r.prefix, nil); clash != "" && !d.said(r.vpc, clash) {
+			d.out.refused = append(d.out.refused, &RefusedError{VPC: r.vpc, Reason: fmt.Sprintf("%s %s", r.prefix, clash)})
+		}
+	}
+	linked := map[netip.Prefix]int{}
+	for _, a := range links {
+		if a.link != nil {
+			for _, r := range a.want.routes {
+				linked[r] = a.link.index
+			}
+		}
+	}
+	have := map[netip.Prefix]bool{}
+	for _, r := range d.st.routes {
+		switch {
+		case !r.ours:
+		case r.unicast && len(r.devs) == 1:
+			name := d.linkName(r.devs[0])
+			kept := d.out.undo.Links[name] != nil && d.p.link(name) != nil && !d.ours[r.devs[0]] // refused while in force
+			if linked[r.dst] != r.devs[0] && !kept {
+				d.step(func(k driver) error { return k.deleteRoute(r.dst, r.devs[0]) }, "delete route %s", d.describeRoute(r))
+			}
+		default:
+			have[r.dst] = true
+			if !want[r.dst] {
+				d.step(func(k driver) error { return k.deleteRoute(r.dst, 0) }, "delete unreachable route %s", r.dst)
+			}
+		}
+	}
+	for _, r := range d.p.ranges {
+		if want[r.prefix] && !have[r.prefix] {
+			d.step(func(k driver) error { return k.replaceRoute(r.prefix, 0, netip.Addr{}) }, "add unreachable route %s", r.prefix)
+		}
+	}
+}
+
+// said reports whether one of the VPC's vSwitches has been refused for the same reason.
+func (d *differ) said(vpcName, clash string) bool {
+	return slices.ContainsFunc(d.out.refused, func(err error) bool {
+		e, ok := err.(*RefusedError)
+		return ok && e.VPC == vpcName && strings.HasSuffix(e.Reason, clash)
+	})
+}
+
+// link brings one vSwitch's link to what it shall be.
+func (d *differ) link(w *wantLink, l *link) {
+	u := d.out.undo.Links[w.name]
+	if l == nil {
+		d.step(func(k driver) error { return k.createBridge(w.name, w.mac) }, "%s: create bridge %s", w.name, w.mac)
+		return
+	}
+	if w.bridge {
+		d.bridge(w, l, u)
+	} else {
+		d.find(FindingPlain, w, "isolate the ports of the switch behind it (private VLAN, port protection), or attach a bridge",
+			"guests of vSwitch %s can reach each other round the gateway, because the switch behind %s is not gatehouse's", w.sw.Name, w.name)
+		if l.running() {
+			d.out.holds.ports[l.name] = Port{l.index, l.name, w.sw.ID, w.name, l.index, l.mac}
+		}
+	}
+	d.sysctls(w, l, u)
+	d.addrs(w, l, u)
+	if !l.up {
+		d.step(func(k driver) error { return k.setUp(l.index, true) }, "%s: up", w.name)
+	}
+	for _, r := range w.routes {
+		if !slices.ContainsFunc(d.st.routes, func(have route) bool { return have.ours && have.dst == r && slices.Contains(have.devs, l.index) }) && l.up {
+			d.step(func(k driver) error { return k.replaceRoute(r, l.index, w.sw.GatewayAddr(vpc.FamilyOf(r.Addr()))) }, "%s: add route %s", w.name, r)
+		}
+	}
+	d.neighs(w, l, u)
+}
+
+func (d *differ) bridge(w *wantLink, l *link, u *linkUndo) {
+	if u.Created && l.alias != aliasOf(w.sw.ID) {
+		d.step(func(k driver) error { return k.setAlias(l.index, aliasOf(w.sw.ID)) }, "%s: alias %q", w.name, aliasOf(w.sw.ID))
+	}
+	if u.Created && l.mac != w.mac {
+		d.step(func(k driver) error { return k.setMAC(l.index, w.mac) }, "%s: address %s", w.name, w.mac)
+	}
+	attrs := map[uint16]uint32{}
+	for _, a := range bridgeAttrs() {
+		have, known := l.bridge[a.attr]
+		if !known || have == a.want || a.created && !u.Created {
+			continue
+		}
+		attrs[a.attr] = a.want
+		if _, ok := u.Bridge[a.attr]; !ok && !u.Created {
+			if u.Bridge == nil {
+				u.Bridge = map[uint16]uint32{}
+			}
+			u.Bridge[a.attr] = have
+		}
+	}
+	if len(attrs) > 0 {
+		d.step(func(k driver) error { return k.setBridge(l.index, attrs) }, "%s: %s", w.name, describeBridge(attrs))
+	}
+	if _, ok := d.st.sysctl(bridgeNetfilter + "iptables"); !ok {
+		d.find(FindingNoBackstop, w, "load br_netfilter", "br_netfilter is absent: a port that is plugged into %s while gatehouse is not running is not filtered until it runs", w.name)
+	}
+	d.ports(w, l, u)
+}
+
+// ports secures the ports of a bridge and says which MACs they hold.
+func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
+	unlocked := false
+	var usable []*link
+	for _, p := range l.ports {
+		if d.p.uplinks[p.name] {
+			d.find(FindingUplinkPort, w, "take the uplink out of the bridge", "the uplink %s is a port of %s", p.name, w.name)
+			continue
+		}
+		usable = append(usable, p)
+		flags := map[uint16]uint8{}
+		for _, f := range portFlags() {
+			have, known := p.port[f.attr]
+			switch {
+			case !known && f.need:
+				d.find(FindingNotIsolated, w, "use a kernel from 4.18 on", "this kernel cannot isolate port %s", p.name)
+			case !known && f.name == "locked":
+				unlocked = true
+			case known && have != f.want:
+				flags[f.attr] = f.want
+			}
+			if known && have != f.want && have != f.initial && !u.Created {
+				d.rememberPort(u, p, f.attr, have)
+			}
+		}
+		if len(flags) > 0 {
+			d.step(func(k driver) error { return k.setPort(p.index, flags) }, "%s: %s", p.name, describePort(flags))
+		}
+		if p.running() {
+			d.out.holds.ports[p.name] = Port{p.index, p.name, w.sw.ID, w.name, l.index, l.mac}
+		}
+	}
+	if unlocked {
+		d.find(FindingUnlocked, w, "use a kernel from 5.17 on", "this kernel cannot lock ports of %s: a guest can send from MACs that it does not hold", w.name)
+	}
+	d.fdb(w, usable, u)
+}
+
+// rememberPort notes a flag of an adopted bridge's port that somebody had changed from the kernel's default.
+func (d *differ) rememberPort(u *linkUndo, p *link, attr uint16, have uint8) {
+	flags := maps.Clone(u.Ports[p.name])
+	if _, ok := flags[attr]; ok {
+		return
+	}
+	if flags == nil {
+		flags = map[uint16]uint8{}
+	}
+	flags[attr] = have
+	if u.Ports == nil {
+		u.Ports = map[string]map[uint16]uint8{}
+	}
+	u.Ports[p.name] = flags
+}
+
+// fdb keeps, frees and gives MACs: first what is held already, then pinned interfaces and what a port has learned
+// before it was locked.
+func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
+	h := d.out.holds
+	for _, p := range ports {
+		port := Port{p.index, p.name, w.sw.ID, w.name, d.st.links[w.name].index, d.st.links[w.name].mac}
+		for _, e := range p.fdb {
+			if e.kind != fdbStatic || !e.sticky && !u.Created {
+				continue
+			}
+			at := held{port, d.now}
+			if known, ok := d.held[e.mac]; ok && known.port.Index == p.index {
+				at.since = known.since
+			}
+			stale := d.p.macs[e.mac] == nil && d.now.Sub(at.since) > unregisteredTTL
+			if !p.running() || stale || d.p.mayHold(port, e.mac) != nil {
+				d.step(func(k driver) error { return k.deleteFDB(p.index, e.mac, e.vlan) }, "%s: free %s", p.name, e.mac)
+				continue
+			}
+			h.at[e.mac] = at
+		}
+	}
+	give := func(p *link, mac vpc.MAC) {
+		port, up := h.ports[p.name]
+		if !up {
+			return
+		}
+		if fresh, err := h.claim(d.p, port, mac); err == nil && fresh {
+			h.at[mac] = held{port, d.now}
+			d.step(func(k driver) error { return k.replaceFDB(p.index, mac) }, "%s: holds %s", p.name, mac)
+		}
+	}
+	byName := map[string]*link{}
+	for _, p := range ports {
+		byName[p.name] = p
+	}
+	for _, i := range w.sw.Interfaces {
+		if i.Port == "" {
+			continue
+		}
+		if p := byName[i.Port]; p != nil {
+			give(p, i.MAC)
+		} else {
+			d.find(FindingPinned, w, "plug the port in, or correct the interface's port", "%s is pinned to port %s, which is not in %s", i.MAC, i.Port, w.name)
+		}
+	}
+	for _, p := range ports {
+		learned := false
+		for _, e := range p.fdb {
+			if e.kind == fdbLearned {
+				learned = true
+				if d.p.macs[e.mac] != nil {
+					give(p, e.mac)
+				}
+			}
+		}
+		if learned { // a locked port admits what it has learned before
+			d.step(func(k driver) error { return k.flushPort(p.index) }, "%s: forget learned MACs", p.name)
+		}
+	}
+}
+
+// sysctls sets the link's own settings.
+func (d *differ) sysctls(w *wantLink, l *link, u *linkUndo) {
+	want := w.sysctls
+	if u.Created {
+		if v6 := "net/ipv6/conf/" + w.name + "/"; w.sw.IPv6CIDRBlock.IsValid() {
+			want = append(slices.Clone(want), sysctl{v6 + "addr_gen_mode", "1", false}) // fe80::1 is its only link-local address
+		} else {
+			want = append(slices.Clone(want), sysctl{v6 + "disable_ipv6", "1", false})
+		}
+	}
+	for _, s := range want {
+		have, ok := d.st.sysctl(s.path)
+		if !ok {
+			if s.need {
+				d.out.refused = append(d.out.refused, refuse(w.sw, "this kernel has no %s", s.path))
+			}
+			continue
+		}
+		if have == s.value {
+			continue
+		}
+		if _, ok := u.Sysctls[s.path]; !ok && !u.Created {
+			if u.Sysctls == nil {
+				u.Sysctls = map[string]saved{}
+			}
+			u.Sysctls[s.path] = saved{Was: have, Set: s.value}
+		}
+		d.step(func(k driver) error { return k.setSysctl(s.path, s.value) }, "%s = %s", s.path, s.value)
+	}
+}
+
+// addrs puts the gateway's addresses on the link and takes off those that we put there before.
+func (d *differ) addrs(w *wantLink, l *link, u *linkUndo) {
+	for _, a := range slices.Clone(u.Addrs) {
+		if slices.Contains(w.addrs, a) {
+			continue
+		}
+		if l.has(a) {
+			d.step(func(k driver) error { return k.deleteAddr(l.index, a) }, "%s: delete address %s", w.name, a)
+		} else {
+			u.Addrs = slices.DeleteFunc(u.Addrs, func(b netip.Prefix) bool { return a == b })
+		}
+	}
+	for _, a := range w.addrs {
+		if l.has(a) {
+			continue
+		}
+		if !slices.Contains(u.Addrs, a) {
+			u.Addrs = append(u.Addrs, a)
+		}
+		d.step(func(k driver) error { return k.addAddr(l.index, a) }, "%s: add address %s", w.name, a)
+	}
+}
+
+// neighs makes the guests' addresses permanent neighbours, so that nobody can claim another's.
+func (d *differ) neighs(w *wantLink, l *link, u *linkUndo) {
+	for _, a := range sortedAddrs(l.neighs) {
+		if n := l.neighs[a]; w.neighs[a].IsZero() && (n.ours || u.Created) {
+			d.step(func(k driver) error { return k.deleteNeigh(l.index, a) }, "%s: delete neighbour %s", w.name, a)
+		}
+	}
+	if !l.up {
+		return // a link that is down keeps none
+	}
+	for _, a := range sortedAddrs(w.neighs) {
+		if mac := w.neighs[a]; l.neighs[a].mac != mac {
+			d.step(func(k driver) error { return k.replaceNeigh(l.index, a, mac) }, "%s: neighbour %s is %s", w.name, a, mac)
+		}
+	}
+}
+
+func sortedAddrs[V any](m map[netip.Addr]V) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(m), netip.Addr.Compare)
+}
+
+func describePort(flags map[uint16]uint8) string {
+	var parts []string
+	for _, f := range portFlags() {
+		if v, ok := flags[f.attr]; ok {
+			parts = append(parts, f.name+" "+[]string{"off", "on"}[min(v, 1)])
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func describeBridge(attrs map[uint16]uint32) string {
+	var parts []string
+	for _, a := range bridgeAttrs() {
+		if v, ok := attrs[a.attr]; ok {
+			parts = append(parts, fmt.Sprintf("%s %d", a.name, v))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func kindName(kind string) string { return cmp.Or(kind, "an interface of hardware") }

@@ -1,0 +1,456 @@
+package link
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"gatehouse/vpc"
+)
+
+// Options are what a Manager needs from outside. Only Journal must be given.
+type Options struct {
+	Logger  *slog.Logger
+	Now     func() time.Time
+	Journal Journal
+	// OnPort hears of every port that guests can be plugged into: once when it is up, once when it no longer is. It is
+	// called by Run only, one call at a time and with no lock held, and should return quickly.
+	OnPort func(p Port, up bool)
+	// OnUnknown hears of the sender of a frame whose MAC is not registered; it may be called by many goroutines at once.
+	OnUnknown func(p Port, mac vpc.MAC)
+	// Interval is how often everything is compared when nothing was heard; default 30 s.
+	Interval time.Duration
+	// Namespace is where the links are; nil is the process's own. It must stay open as long as the Manager.
+	Namespace *netns.NsHandle
+}
+
+// Manager keeps the links of a gateway. Its methods may be called from any goroutine.
+type Manager struct {
+	opt Options
+	k   *kernel
+
+	changed  chan struct{} // somebody changed something: compare
+	newPorts chan struct{} // the ports may be others: tell OnPort
+	interest atomic.Pointer[interest]
+
+	mu       sync.Mutex // held while the kernel is compared and changed
+	plan     *plan      // nil before the first Apply: nothing is touched
+	undo     *undo
+	saved    []byte // the undo as the journal has it
+	holds    *holds
+	findings []Finding
+	repair   error                 // of the last comparison in the background
+	claims   map[vpc.MAC]time.Time // when a refused claim was last logged
+}
+
+const (
+	// maxPasses bounds the passes of one comparison: make a bridge, set it up, see that all is there; and one to spare.
+	maxPasses = 5
+	// claimLogInterval is how often refused claims of one MAC are logged.
+	claimLogInterval = time.Minute
+	maxClaims        = 1024
+)
+
+// New reads the journal and opens netlink. It changes nothing. It must be called before the firewall's rules are written:
+// what it finds there it leaves there.
+func New(ctx context.Context, opt Options) (*Manager, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	opt.Interval = cmp.Or(opt.Interval, 30*time.Second)
+	ns := netns.None()
+	if opt.Namespace != nil {
+		ns = *opt.Namespace
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, fmt.Errorf("read the boot ID: %w", err)
+	}
+	data, err := opt.Journal.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read what was there before gatehouse: %w", err)
+	}
+	u, err := parseUndo(data, boot)
+	if err != nil {
+		return nil, err
+	}
+	k, err := openKernel(ns)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		opt: opt, k: k, undo: u, saved: data,
+		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1),
+		holds:  &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}},
+		claims: map[vpc.MAC]time.Time{},
+	}
+	err = k.in(func() error {
+		if _, ok := k.sysctl(bridgeNetfilter + "iptables"); !ok {
+			u.NetfilterAbsent = true
+		}
+		return nil
+	})
+	if err == nil && u.NetfilterAbsent {
+		err = m.remember(ctx, u)
+	}
+	if err != nil {
+		k.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close releases the sockets. The links stay as they are.
+func (m *Manager) Close() { m.k.close() }
+
+// Apply makes the links what the snapshot wants. A vSwitch whose link or range is somebody else's is refused and left
+// alone, the others are served; all problems are in the error (RefusedError among them). A plain interface that is not
+// there yet is a finding, and is taken when it comes.
+func (m *Manager) Apply(ctx context.Context, s *vpc.Snapshot) error {
+	p := newPlan(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.plan = p
+	return m.sync(ctx)
+}
+
+// Check says what Apply would refuse, and changes nothing.
+func (m *Manager) Check(ctx context.Context, s *vpc.Snapshot) error {
+	p := newPlan(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.k.in(func() error {
+		_, out, err := m.compare(p)
+		if err != nil {
+			return err
+		}
+		return errors.Join(out.refused...)
+	})
+}
+
+// Teardown gives everything back: bridges that were created are deleted, others get their addresses, flags and settings
+// as they were, host-wide settings too unless somebody has changed them since. Until the next Apply nothing is touched.
+func (m *Manager) Teardown(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.plan = newPlan(nil)
+	return m.sync(ctx)
+}
+
+// Run keeps the links as the last Apply wanted them, whoever changes them, and gives MACs to the ports where their guests
+// show up. It returns when the context ends, or with an error when nothing can be heard any more.
+func (m *Manager) Run(ctx context.Context) error {
+	s, err := subscribe(m.k.ns)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer cancel(nil)
+	tasks.Go(func() {
+		if err := listen(ctx, s, m.interest.Load, func() { wake(m.changed) }); err != nil {
+			cancel(err)
+		}
+	})
+	tick := time.NewTicker(m.opt.Interval)
+	defer tick.Stop()
+	watched := map[int]watched{}
+	defer m.unwatch(watched)
+	wake(m.changed) // what happened before we could hear
+	for {
+		select {
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+				return cause
+			}
+			return nil
+		case <-m.newPorts:
+		case <-m.changed:
+			m.keep(ctx)
+		case <-tick.C:
+			m.keep(ctx)
+		}
+		m.rewatch(ctx, &tasks, watched)
+	}
+}
+
+// keep compares in the background. After it there is a pause as long as it took, so that a storm of messages costs half a
+// processor at most.
+func (m *Manager) keep(ctx context.Context) {
+	start := time.Now()
+	m.mu.Lock()
+	err := m.sync(ctx)
+	if ctx.Err() == nil {
+		if err != nil && (m.repair == nil || m.repair.Error() != err.Error()) {
+			m.opt.Logger.Error("links are not as they should be", "error", err)
+		}
+		m.repair = err
+	}
+	m.mu.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-time.After(min(time.Since(start), time.Second)):
+	}
+}
+
+// watched is a port that OnPort has been told of, with what ends its watcher.
+type watched struct {
+	port Port
+	stop context.CancelFunc
+}
+
+// rewatch tells OnPort what has changed, and watches the ports that are up.
+func (m *Manager) rewatch(ctx context.Context, tasks *sync.WaitGroup, have map[int]watched) {
+	want := map[int]Port{}
+	for _, p := range m.Ports() {
+		want[p.Index] = p
+	}
+	for _, i := range sortedKeys(have) {
+		if w := have[i]; want[i] != w.port {
+			w.stop()
+			delete(have, i)
+			m.tell(w.port, false)
+		}
+	}
+	for _, i := range sortedKeys(want) {
+		if _, ok := have[i]; ok {
+			continue
+		}
+		p := want[i]
+		ctx, stop := context.WithCancel(ctx)
+		if err := m.watch(ctx, tasks, p); err != nil { // it has gone again, or it is tried with the next comparison
+			m.opt.Logger.Debug("port is not watched", "port", p.Name, "error", err)
+			stop()
+			continue
+		}
+		have[i] = watched{p, stop}
+		m.tell(p, true)
+	}
+}
+
+// unwatch ends all watchers.
+func (m *Manager) unwatch(have map[int]watched) {
+	for _, i := range sortedKeys(have) {
+		have[i].stop()
+		m.tell(have[i].port, false)
+	}
+}
+
+func (m *Manager) tell(p Port, up bool) {
+	if m.opt.OnPort != nil {
+		m.opt.OnPort(p, up)
+	}
+}
+
+// watch starts the watcher of a bridge's port; a plain interface holds no MACs.
+func (m *Manager) watch(ctx context.Context, tasks *sync.WaitGroup, p Port) error {
+	if p.Name == p.Link {
+		return nil
+	}
+	return m.k.in(func() error {
+		c, err := openPort(p)
+		if err != nil {
+			return err
+		}
+		tasks.Go(func() { watchPort(ctx, c, func(mac vpc.MAC) { m.seen(p, mac) }) })
+		return nil
+	})
+}
+
+// seen hears of a frame's sender.
+func (m *Manager) seen(p Port, mac vpc.MAC) {
+	m.mu.Lock()
+	known := m.plan != nil && m.plan.macs[mac] != nil
+	var err error
+	if known {
+		err = m.hold(p, mac)
+	}
+	log := err != nil && m.worthLogging(mac)
+	m.mu.Unlock()
+	switch {
+	case log:
+		m.opt.Logger.Warn("MAC is refused to a port", "port", p.Name, "mac", mac, "error", err)
+	case !known && m.opt.OnUnknown != nil:
+		m.opt.OnUnknown(p, mac)
+	}
+}
+
+// worthLogging limits the log of refused claims, which a guest can make at will.
+func (m *Manager) worthLogging(mac vpc.MAC) bool {
+	now := m.opt.Now()
+	if last, ok := m.claims[mac]; ok && now.Sub(last) < claimLogInterval {
+		return false
+	}
+	if len(m.claims) >= maxClaims {
+		maps.DeleteFunc(m.claims, func(_ vpc.MAC, last time.Time) bool { return now.Sub(last) >= claimLogInterval })
+		if len(m.claims) >= maxClaims {
+			return false
+		}
+	}
+	m.claims[mac] = now
+	return true
+}
+
+// Hold gives a MAC to a port, by name, unless another port that is up holds it: frames from the MAC pass there and nowhere
+// else, and frames for it go there. A MAC that is not registered is kept for five minutes. On a plain interface there is
+// nothing to hold. The error is a *HeldError, a *PinnedError, wraps one of the package's, or tells what the kernel said.
+func (m *Manager) Hold(port string, mac vpc.MAC) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, ok := m.holds.ports[port]
+	if !ok || m.plan == nil {
+		return fmt.Errorf("%s on %s: %w", mac, port, ErrNoPort)
+	}
+	err := m.hold(p, mac)
+	if err != nil && m.worthLogging(mac) {
+		m.opt.Logger.Warn("MAC is refused to a port", "port", port, "mac", mac, "error", err)
+	}
+	return err
+}
+
+// hold needs the lock.
+func (m *Manager) hold(p Port, mac vpc.MAC) error {
+	if p.Name == p.Link {
+		return m.plan.mayHold(p, mac)
+	}
+	if m.holds.ports[p.Name] != p {
+		return fmt.Errorf("%s on %s: %w", mac, p.Name, ErrNoPort)
+	}
+	fresh, err := m.holds.claim(m.plan, p, mac)
+	var taken *HeldError
+	if errors.As(err, &taken) && !m.k.running(m.holds.ports[taken.Holder].Index) { // down, and not heard yet
+		delete(m.holds.ports, taken.Holder)
+		wake(m.changed)
+		fresh, err = m.holds.claim(m.plan, p, mac)
+	}
+	if err != nil || !fresh {
+		return err
+	}
+	if err := m.k.replaceFDB(p.Index, mac); err != nil {
+		return fmt.Errorf("%s on %s: %w", mac, p.Name, err)
+	}
+	m.holds.at[mac] = held{p, m.opt.Now()}
+	return nil
+}
+
+// Ports returns the ports that are up, by name.
+func (m *Manager) Ports() []Port {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ports := make([]Port, 0, len(m.holds.ports))
+	for _, name := range sortedKeys(m.holds.ports) {
+		ports = append(ports, m.holds.ports[name])
+	}
+	return ports
+}
+
+// Findings returns what the last comparison found worth telling.
+func (m *Manager) Findings() []Finding {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fs := slices.Clone(m.findings)
+	if m.repair != nil {
+		fs = append(fs, Finding{Code: FindingRepair, Message: m.repair.Error()})
+	}
+	return fs
+}
+
+// sync compares and acts until nothing is left to do. It needs the lock.
+func (m *Manager) sync(ctx context.Context) error {
+	if m.plan == nil {
+		return nil
+	}
+	return m.k.in(func() error {
+		var last []step
+		for range maxPasses {
+			st, out, err := m.compare(m.plan)
+			if err != nil {
+				return err
+			}
+			// Links that are there now are heard of from here on: what comes up in between is read by the next pass.
+			if err := m.remember(ctx, out.undo); err != nil {
+				return errors.Join(append(out.refused, err)...)
+			}
+			m.interest.Store(newInterest(m.plan, out.undo, st))
+			m.holds, m.findings = out.holds, out.findings
+			wake(m.newPorts)
+			if len(out.steps) == 0 {
+				return errors.Join(out.refused...)
+			}
+			last = out.steps
+			if err := m.act(ctx, out.steps); err != nil {
+				return errors.Join(append(out.refused, err)...)
+			}
+		}
+		return fmt.Errorf("%s: the kernel took it but does not show it", last[0].what)
+	})
+}
+
+// compare takes a reading and compares it with a plan. It must run inside the namespace.
+func (m *Manager) compare(p *plan) (*state, *outcome, error) {
+	ranges := make([]netip.Prefix, len(p.ranges))
+	for i, r := range p.ranges {
+		ranges[i] = r.prefix
+	}
+	st, err := m.k.read(func(name string) bool { return p.link(name) != nil || m.undo.Links[name] != nil }, ranges)
+	if err != nil {
+		return nil, nil, err
+	}
+	return st, diff(p, st, m.undo, m.holds.at, m.opt.Now()), nil
+}
+
+// remember makes the journal durable before anything is changed that it has to put back.
+func (m *Manager) remember(ctx context.Context, u *undo) error {
+	data, err := u.encode()
+	if err != nil {
+		return fmt.Errorf("note what was there before: %w", err)
+	}
+	if !bytes.Equal(data, m.saved) {
+		if err := m.opt.Journal.Save(ctx, data); err != nil {
+			return fmt.Errorf("note what was there before: %w", err)
+		}
+		m.saved = data
+	}
+	m.undo = u
+	return nil
+}
+
+// act takes the steps; one that fails does not keep the others from being taken.
+func (m *Manager) act(ctx context.Context, steps []step) error {
+	var errs []error
+	for _, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if err := s.do(m.k); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
+			continue
+		}
+		m.opt.Logger.Debug("link step", "step", s.what)
+	}
+	m.opt.Logger.Info("links changed", "steps", len(steps), "failed", len(errs))
+	return errors.Join(errs...)
+}
+
+// wake asks once; "asked already" is enough.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
