@@ -1,0 +1,249 @@
+package dns
+
+import (
+	"container/list"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+// Limits of what is believed for how long.
+const (
+	maxTTL         = 24 * time.Hour
+	maxNegativeTTL = time.Hour        // RFC 2308 section 5 allows three
+	failureTTL     = 5 * time.Second  // a failure is remembered too (RFC 9520 section 3.2)
+	maxStale       = 24 * time.Hour   // how long after its end an answer may stand in for silent upstreams (RFC 8767)
+	staleTTL       = 30               // seconds, of such an answer (RFC 8767 section 4)
+	prefetchFrom   = 10 * time.Second // answers that live shorter are not fetched again before they end
+	entryOverhead  = 320              // octets that an entry costs besides its message
+	bytesPerEntry  = 1024             // the cache's memory: so much for each entry that it may have
+)
+
+// cacheKey is what makes two questions the same one.
+type cacheKey struct {
+	scope string // of the forwarder; "" for the upstreams
+	name  name
+	typ   uint16
+	do    bool
+	cd    bool
+}
+
+// entry is one answer, ready for the wire. It is immutable but for its place in the cache.
+type entry struct {
+	key     cacheKey
+	wire    []byte // the message without OPT; its question is key.name in lower case
+	ttlAt   []int  // where in wire the TTLs are
+	rcode   int
+	ad      bool
+	chained bool // there is a CNAME in the answer
+	source  string
+	stored  time.Time
+	ttl     time.Duration
+
+	refreshing atomic.Bool // somebody is fetching it again
+}
+
+// freshness says what an entry may still be used for.
+type freshness int
+
+const (
+	missing freshness = iota
+	stale             // only when no upstream answers
+	ending            // good, but it is time to ask again
+	fresh
+)
+
+// cache keeps answers until they end or room is needed; the least recently used leave first.
+type cache struct {
+	maxEntries int
+	maxBytes   int
+
+	mu      sync.Mutex
+	entries map[cacheKey]*list.Element // of *entry
+	order   *list.List                 // most recently used first
+	bytes   int
+}
+
+func newCache(maxEntries int) *cache {
+	return &cache{maxEntries: maxEntries, maxBytes: maxEntries * bytesPerEntry, entries: map[cacheKey]*list.Element{}, order: list.New()}
+}
+
+// get returns the entry for a question asked now.
+func (c *cache) get(scope string, lower []byte, typ uint16, do, cd bool, now time.Time) (*entry, freshness) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el := c.entries[cacheKey{scope, name(lower), typ, do, cd}]
+	if el == nil {
+		return nil, missing
+	}
+	e := el.Value.(*entry)
+	age := now.Sub(e.stored)
+	switch {
+	case age >= e.ttl+maxStale, age >= e.ttl && e.rcode != miekg.RcodeSuccess && e.rcode != miekg.RcodeNameError:
+		c.remove(el)
+		return nil, missing
+	case age >= e.ttl:
+		return e, stale
+	}
+	c.order.MoveToFront(el)
+	if e.ttl >= prefetchFrom && e.ttl-age < e.ttl/10 {
+		return e, ending
+	}
+	return e, fresh
+}
+
+// put stores an entry that has a TTL. A failure does not displace an answer that may still stand in for it.
+func (c *cache) put(e *entry) {
+	size := e.size()
+	if e.ttl <= 0 || c.maxEntries <= 0 || size > c.maxBytes {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el := c.entries[e.key]; el != nil {
+		c.remove(el)
+	}
+	c.entries[e.key] = c.order.PushFront(e)
+	c.bytes += size
+	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
+		c.remove(c.order.Back())
+	}
+}
+
+func (c *cache) remove(el *list.Element) {
+	e := c.order.Remove(el).(*entry)
+	delete(c.entries, e.key)
+	c.bytes -= e.size()
+}
+
+// flush forgets everything.
+func (c *cache) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.entries)
+	c.order.Init()
+	c.bytes = 0
+}
+
+// resize changes how many entries there may be.
+func (c *cache) resize(maxEntries int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.maxEntries, c.maxBytes = maxEntries, maxEntries*bytesPerEntry
+	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
+		c.remove(c.order.Back())
+	}
+}
+
+func (c *cache) size() (entries, bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries), c.bytes
+}
+
+func (e *entry) size() int {
+	return entryOverhead + len(e.wire) + 8*len(e.ttlAt) + len(e.key.name) + len(e.key.scope)
+}
+
+// newEntry makes an entry of an upstream's reply to the question of key. Only what answers it is kept.
+func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*entry, error) {
+	m := &miekg.Msg{Compress: true}
+	m.Question = []miekg.Question{{Name: key.name.String(), Qtype: key.typ, Qclass: miekg.ClassINET}}
+	m.Rcode = reply.Rcode
+	for _, rr := range reply.Answer {
+		if rr.Header().Class == miekg.ClassINET {
+			m.Answer = append(m.Answer, rr)
+		}
+	}
+	for _, rr := range reply.Ns {
+		if rr.Header().Class == miekg.ClassINET && rr.Header().Rrtype != miekg.TypeNS {
+			m.Ns = append(m.Ns, rr)
+		}
+	}
+	wire, err := m.Pack()
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{key: key, wire: wire, rcode: reply.Rcode, ad: reply.AuthenticatedData, source: source, stored: now}
+	e.ttl = lifetime(m, key.typ)
+	for _, rr := range m.Answer {
+		e.chained = e.chained || rr.Header().Rrtype == miekg.TypeCNAME
+	}
+	at := headerSize + len(key.name) + 4
+	for range len(m.Answer) + len(m.Ns) {
+		rr, next, ok := parseRR(wire, at)
+		if !ok {
+			break
+		}
+		e.ttlAt = append(e.ttlAt, rr.ttlAt)
+		at = next
+	}
+	return e, nil
+}
+
+// failure is the entry of a question that nobody answered, or not in a way that may be passed on.
+func failure(key cacheKey, rcode int, source string, now time.Time) *entry {
+	m := &miekg.Msg{Question: []miekg.Question{{Name: key.name.String(), Qtype: key.typ, Qclass: miekg.ClassINET}}}
+	wire, err := m.Pack()
+	if err != nil { // every name of a key fits a message
+		wire = make([]byte, headerSize+len(key.name)+4)
+	}
+	return &entry{key: key, wire: wire, rcode: rcode, source: source, stored: now, ttl: failureTTL}
+}
+
+// lifetime returns for how long a reply may be kept; zero: not at all.
+func lifetime(m *miekg.Msg, typ uint16) time.Duration {
+	const second = time.Second
+	if m.Rcode != miekg.RcodeSuccess && m.Rcode != miekg.RcodeNameError {
+		return failureTTL
+	}
+	positive := false
+	ttl := maxTTL
+	for _, rr := range m.Answer {
+		h := rr.Header()
+		positive = positive || h.Rrtype == typ || typ == miekg.TypeANY
+		ttl = min(ttl, time.Duration(h.Ttl)*second)
+	}
+	if positive && m.Rcode == miekg.RcodeSuccess {
+		return ttl
+	}
+	for _, rr := range m.Ns {
+		if soa, ok := rr.(*miekg.SOA); ok { // RFC 2308 section 5
+			return min(ttl, maxNegativeTTL, time.Duration(min(soa.Hdr.Ttl, soa.Minttl))*second)
+		}
+	}
+	return 0
+}
+
+// append appends the entry as the reply to q, its TTLs less by its age.
+func (e *entry) append(dst []byte, q *Query, limit int, now time.Time) ([]byte, bool) {
+	m := newMessage(dst, q, limit)
+	body := len(m.buf)
+	skip := headerSize + len(e.key.name) + 4
+	m.buf = append(m.buf, e.wire[skip:]...)
+	age := now.Sub(e.stored)
+	lapsed := uint32(max(age, 0) / time.Second)
+	for _, at := range e.ttlAt {
+		field := m.buf[body+at-skip:]
+		ttl := binary.BigEndian.Uint32(field)
+		switch {
+		case age >= e.ttl && e.ttl > 0:
+			ttl = staleTTL
+		default:
+			ttl = min(ttl, uint32(maxTTL/time.Second))
+			ttl -= min(ttl, lapsed)
+		}
+		binary.BigEndian.PutUint32(field, ttl)
+	}
+	m.answers = binary.BigEndian.Uint16(e.wire[6:])
+	m.authorities = binary.BigEndian.Uint16(e.wire[8:])
+	var flags uint16
+	if e.ad && (q.AD || q.DO) { // RFC 6840 section 5.8
+		flags |= flagAD
+	}
+	truncated := m.tooLong()
+	return m.finish(e.rcode, flags), truncated
+}

@@ -1,0 +1,19 @@
+// Package dns answers the DNS questions of the instances: one view per VPC, computed from a snapshot, and everything else
+// forwarded and cached.
+//
+//   - name.go      domain names in wire form
+//   - view.go      snapshot + VPC -> View: every name that the VPC's instances may see (pure)
+//   - reserved.go  names that are never asked outside (RFC 6761, RFC 6303)
+//   - records.go   a View as a list of records
+//   - query.go     a packet -> Query
+//   - answer.go    View + Query -> message (pure, without allocation)
+//   - cache.go     what upstreams said, for as long as they said
+//   - upstream.go  asking one upstream; which of them to ask
+//   - forward.go   forwarded questions: merge, cache, guard
+//   - listener.go  the sockets of one gateway address; udp.go and tcp.go serve them
+//   - server.go    Server: snapshots in, listeners and views out
+//
+// The view is decided by the address that a question was sent to, which belongs to one vSwitch and so to one VPC; a
+// question from an address outside that VPC is refused. A packet is answered from one View, which is never changed
+// after it was built, so that no answer mixes two revisions.
+package dns

@@ -1,0 +1,364 @@
+package dns
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	miekg "github.com/miekg/dns"
+)
+
+const (
+	maxFlights = 1024 // questions that upstreams are asked at the same time
+	maxHandoff = 4    // how often an answer may lead from here to a forwarder and back
+)
+
+// resolver asks others what the views do not know, and remembers what they said.
+type resolver struct {
+	now   func() time.Time
+	cache *cache
+
+	upstreams atomic.Pointer[[]netip.AddrPort] // the default ones, our own addresses left out
+	guarded   atomic.Pointer[[]netip.Prefix]   // the ranges of all VPCs
+
+	mu      sync.Mutex
+	servers map[netip.AddrPort]*upstream
+	flights map[cacheKey]*flight
+
+	hits, misses, staleHits, refused atomic.Uint64
+}
+
+// flight is a question that upstreams are being asked; whoever asks the same waits for it.
+type flight struct {
+	done  chan struct{}
+	entry *entry // set before done is closed
+}
+
+func newResolver(cacheSize int, now func() time.Time) *resolver {
+	r := &resolver{now: now, cache: newCache(cacheSize), servers: map[netip.AddrPort]*upstream{}, flights: map[cacheKey]*flight{}}
+	r.upstreams.Store(new([]netip.AddrPort))
+	r.guarded.Store(new([]netip.Prefix))
+	return r
+}
+
+// setUpstreams changes the default upstreams; what the former ones said is forgotten.
+func (r *resolver) setUpstreams(servers []netip.AddrPort) {
+	if !slices.Equal(*r.upstreams.Load(), servers) {
+		r.upstreams.Store(&servers)
+		r.cache.flush()
+	}
+}
+
+// setGuarded changes the ranges that no outside name may point into.
+func (r *resolver) setGuarded(ranges []netip.Prefix) {
+	if !slices.Equal(*r.guarded.Load(), ranges) {
+		r.guarded.Store(&ranges)
+		r.cache.flush()
+	}
+}
+
+// keep forgets the servers that are neither upstreams nor in use by a forwarder.
+func (r *resolver) keep(forwarders map[netip.AddrPort]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ap := range r.servers {
+		if !forwarders[ap] && !slices.Contains(*r.upstreams.Load(), ap) {
+			delete(r.servers, ap)
+		}
+	}
+}
+
+// serversFor returns whom to ask: the forwarder's servers, or the upstreams when f is nil.
+func (r *resolver) serversFor(f *forwarder) []*upstream {
+	addrs := *r.upstreams.Load()
+	if f != nil {
+		addrs = f.servers
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*upstream, len(addrs))
+	for i, ap := range addrs {
+		if r.servers[ap] == nil {
+			r.servers[ap] = &upstream{addr: ap, now: r.now}
+		}
+		out[i] = r.servers[ap]
+	}
+	return out
+}
+
+func (r *resolver) stats() []UpstreamStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]UpstreamStats, 0, len(r.servers))
+	for _, u := range r.servers {
+		out = append(out, u.stats())
+	}
+	slices.SortFunc(out, func(a, b UpstreamStats) int {
+		return netip.MustParseAddrPort(a.Address).Compare(netip.MustParseAddrPort(b.Address))
+	})
+	return out
+}
+
+func scopeOf(f *forwarder) string {
+	if f == nil {
+		return ""
+	}
+	return f.scope
+}
+
+// cached returns a good answer that is already here. One that is about to end is fetched again behind the client's back.
+func (r *resolver) cached(ctx context.Context, f *forwarder, q *Query, lower []byte) *entry {
+	e, state := r.cache.get(scopeOf(f), lower, q.Type, q.DO, q.CD, r.now())
+	if state < ending {
+		return nil
+	}
+	r.hits.Add(1)
+	if state == ending && e.refreshing.CompareAndSwap(false, true) {
+		r.fly(ctx, f, e.key)
+	}
+	return e
+}
+
+// resolve returns the answer to a question about target, from the cache or from outside. It is never nil: a failure is
+// an entry too. ctx bounds the wait, not the question, which others may be waiting for.
+func (r *resolver) resolve(ctx context.Context, f *forwarder, q *Query, target name) *entry {
+	key := cacheKey{scopeOf(f), target, q.Type, q.DO, q.CD}
+	old, state := r.cache.get(key.scope, []byte(target), key.typ, key.do, key.cd, r.now())
+	if state >= ending {
+		r.hits.Add(1)
+		return old
+	}
+	r.misses.Add(1)
+	fl := r.fly(context.WithoutCancel(ctx), f, key)
+	if fl == nil {
+		return failure(key, miekg.RcodeServerFailure, "too many open questions", r.now())
+	}
+	select {
+	case <-fl.done:
+		return fl.entry
+	case <-ctx.Done():
+		return failure(key, miekg.RcodeServerFailure, "gave up waiting", r.now())
+	}
+}
+
+// fly starts to ask, or joins those who wait for the same answer already; nil when there is no room.
+func (r *resolver) fly(ctx context.Context, f *forwarder, key cacheKey) *flight {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if fl := r.flights[key]; fl != nil {
+		return fl
+	}
+	if len(r.flights) >= maxFlights {
+		return nil
+	}
+	fl := &flight{done: make(chan struct{})}
+	r.flights[key] = fl
+	go func() {
+		fl.entry = r.fetch(ctx, f, key)
+		r.mu.Lock()
+		delete(r.flights, key)
+		r.mu.Unlock()
+		close(fl.done)
+	}()
+	return fl
+}
+
+// fetch asks outside and puts the result into the cache. When nobody answers, an answer that has ended stands in.
+func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry {
+	question := new(miekg.Msg)
+	question.SetQuestion(key.name.String(), key.typ)
+	question.RecursionDesired, question.CheckingDisabled, question.AuthenticatedData = true, key.cd, true
+	question.SetEdns0(ednsSize, key.do)
+	source := "upstream"
+	if f != nil {
+		source = f.source
+	}
+	guarded := r.guarded.Load()
+
+	reply, from, err := ask(ctx, r.serversFor(f), question)
+	now := r.now()
+	var e *entry
+	switch {
+	case err != nil:
+		e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), now)
+	case f == nil && pointsInto(reply, *guarded):
+		// A name outside that has an inside address would let a web page talk to instances through its reader's browser.
+		r.refused.Add(1)
+		e = failure(key, miekg.RcodeRefused, source+" "+from.addr.String()+": the answer points into a VPC", now)
+	default:
+		source += " " + from.addr.String()
+		if e, err = newEntry(key, reply, source, now); err != nil {
+			e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), now)
+		}
+	}
+	if e.rcode != miekg.RcodeSuccess && e.rcode != miekg.RcodeNameError {
+		if old, state := r.cache.get(key.scope, []byte(key.name), key.typ, key.do, key.cd, now); state != missing && e.rcode != miekg.RcodeRefused {
+			r.staleHits.Add(1)
+			return old
+		}
+	}
+	if guarded == r.guarded.Load() {
+		r.cache.put(e)
+	}
+	return e
+}
+
+// pointsInto reports whether an answer holds an address of the ranges, as it is or embedded in an IPv6 address.
+func pointsInto(m *miekg.Msg, ranges []netip.Prefix) bool {
+	inside := func(a netip.Addr) bool {
+		for _, p := range ranges {
+			if p.Contains(a) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, rr := range m.Answer {
+		var raw []byte
+		switch rr := rr.(type) {
+		case *miekg.A:
+			raw = rr.A.To4()
+		case *miekg.AAAA:
+			raw = rr.AAAA.To16()
+		case *miekg.SVCB:
+			if hintsInto(rr.Value, inside) {
+				return true
+			}
+		case *miekg.HTTPS:
+			if hintsInto(rr.Value, inside) {
+				return true
+			}
+		}
+		a, ok := netip.AddrFromSlice(raw)
+		if ok && (inside(a.Unmap()) || a.Is6() && inside(embedded(a))) {
+			return true
+		}
+	}
+	return false
+}
+
+// hintsInto looks at the address hints of a service binding (RFC 9460 section 7.3).
+func hintsInto(values []miekg.SVCBKeyValue, inside func(netip.Addr) bool) bool {
+	for _, v := range values {
+		switch v := v.(type) {
+		case *miekg.SVCBIPv4Hint:
+			for _, ip := range v.Hint {
+				if a, ok := netip.AddrFromSlice(ip.To4()); ok && inside(a) {
+					return true
+				}
+			}
+		case *miekg.SVCBIPv6Hint:
+			for _, ip := range v.Hint {
+				if a, ok := netip.AddrFromSlice(ip.To16()); ok && (inside(a) || inside(embedded(a))) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// embedded returns the IPv4 address in the last four octets of an address of the NAT64 prefix (RFC 6052) or one that is
+// IPv4-compatible; invalid for any other.
+func embedded(a netip.Addr) netip.Addr {
+	b := a.As16()
+	nat64 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0, 0x64, 0xff, 0x9b}), 96)
+	compatible := netip.PrefixFrom(netip.IPv6Unspecified(), 96)
+	if nat64.Contains(a) || compatible.Contains(a) {
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return netip.Addr{}
+}
+
+// complete returns the reply to a question that the view could not answer alone. local is the view's message, with the
+// CNAME records that lead to out.Target.
+func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte, out Outcome, limit int) ([]byte, Outcome) {
+	e := r.resolve(ctx, out.forwarder, q, out.Target)
+	direct := string(out.Target) == string(q.lower[:q.length])
+	if direct && !(e.chained && out.forwarder != nil) {
+		return e.reply(q, limit, r.now())
+	}
+	// The answer is pieced together: ours, theirs, and where a forwarder's leads back to a name of ours, ours again.
+	var m miekg.Msg
+	if err := m.Unpack(local); err != nil {
+		return failed(q, limit)
+	}
+	m.Ns, m.Extra = nil, nil
+	asked := *q
+	for range maxHandoff {
+		reply, _ := e.append(nil, q, maxReply, r.now())
+		var theirs miekg.Msg
+		if err := theirs.Unpack(reply); err != nil {
+			return failed(q, limit)
+		}
+		m.Rcode, m.Authoritative, m.AuthenticatedData = e.rcode, false, false
+		m.Ns = theirs.Ns
+		back := ""
+		if out.forwarder != nil {
+			theirs.Answer, back = v.cutAtOwn(theirs.Answer)
+		}
+		m.Answer = append(m.Answer, theirs.Answer...)
+		if back == "" {
+			break
+		}
+		n, err := parseName(back)
+		if err != nil {
+			return failed(q, limit)
+		}
+		wire, _ := packName(back)
+		asked.question = appendQuestion(wire, q.Type)
+		asked.length = copy(asked.lower[:], n)
+		var ours miekg.Msg
+		reply, out = v.Answer(nil, &asked, maxReply)
+		if err := ours.Unpack(reply); err != nil {
+			return failed(q, limit)
+		}
+		m.Answer = append(m.Answer, ours.Answer...)
+		m.Ns, m.Rcode = ours.Ns, out.Rcode
+		if !out.Elsewhere {
+			break
+		}
+		e = r.resolve(ctx, out.forwarder, q, out.Target)
+	}
+	return packReply(&m, q, e.source, limit)
+}
+
+// cutAtOwn follows an answer's CNAME records to the first name that the view answers itself, and returns the records up
+// to there and that name; all of them and "" if there is none.
+func (v *View) cutAtOwn(answer []miekg.RR) ([]miekg.RR, string) {
+	for i, rr := range answer {
+		if c, ok := rr.(*miekg.CNAME); ok {
+			if n, err := parseName(c.Target); err == nil && !v.find([]byte(n)).elsewhere {
+				return answer[: i+1 : i+1], c.Target
+			}
+		}
+	}
+	return answer, ""
+}
+
+func (e *entry) reply(q *Query, limit int, now time.Time) ([]byte, Outcome) {
+	reply, truncated := e.append(nil, q, limit, now)
+	return reply, Outcome{Rcode: e.rcode, Source: e.source, Truncated: truncated}
+}
+
+func failed(q *Query, limit int) ([]byte, Outcome) {
+	return appendError(nil, q, miekg.RcodeServerFailure), Outcome{Rcode: miekg.RcodeServerFailure}
+}
+
+// packReply packs a message pieced together as the reply to q.
+func packReply(m *miekg.Msg, q *Query, source string, limit int) ([]byte, Outcome) {
+	m.Extra = nil
+	m.Compress = true
+	wire, err := m.Pack()
+	if err != nil || len(wire) < headerSize+len(q.question) {
+		return failed(q, limit)
+	}
+	out := newMessage(nil, q, limit)
+	out.buf = append(out.buf, wire[headerSize+len(q.question):]...)
+	out.answers, out.authorities = uint16(len(m.Answer)), uint16(len(m.Ns))
+	truncated := out.tooLong()
+	return out.finish(m.Rcode, 0), Outcome{Rcode: m.Rcode, Source: source, Truncated: truncated}
+}

@@ -1,0 +1,221 @@
+package dns
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	miekg "github.com/miekg/dns"
+)
+
+const (
+	headerSize = 12
+	ednsSize   = 1232 // octets of a UDP answer that no path breaks in pieces (dnsflagday.net 2020); ours and upstreams'
+	plainSize  = 512  // octets of a UDP answer to a client without EDNS (RFC 1035 section 4.2.1)
+	optSize    = 11   // octets of an OPT record without options
+)
+
+// Bits of the second word of a header.
+const (
+	flagQR = 1 << 15
+	flagAA = 1 << 10
+	flagTC = 1 << 9
+	flagRD = 1 << 8
+	flagRA = 1 << 7
+	flagAD = 1 << 5
+	flagCD = 1 << 4
+	flagDO = 1 << 15 // of an OPT record's TTL
+)
+
+// Query is one question as it was read from the wire. Its zero value is ready for parse, and it may be used again.
+type Query struct {
+	ID         uint16
+	Opcode     uint8
+	RD, AD, CD bool
+	Type       uint16
+	Class      uint16
+	EDNS       bool
+	Version    uint8  // of EDNS
+	DO         bool   // DNSSEC records wanted
+	UDPSize    uint16 // what the client can receive; 0 without EDNS
+	Draw       uint32 // decides among weighted records: any number
+
+	question []byte // the question section as received, so that the reply repeats the name's case; nil: could not be read
+	lower    [maxName]byte
+	length   int // of the name in lower
+}
+
+// NewQuery returns the question that a stub resolver would ask for a name in presentation form, with EDNS.
+func NewQuery(s string, typ uint16) (*Query, error) {
+	wire, err := packName(s)
+	if err != nil {
+		return nil, err
+	}
+	q := &Query{RD: true, Type: typ, Class: miekg.ClassINET, EDNS: true, UDPSize: ednsSize}
+	q.question = appendQuestion(wire, typ)
+	q.length = copy(q.lower[:], bytes.ToLower(wire))
+	return q, nil
+}
+
+// appendQuestion makes a question section of a name in wire form.
+func appendQuestion(wire []byte, typ uint16) []byte {
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(wire, typ), miekg.ClassINET)
+}
+
+// Name returns the question's name in lower case.
+func (q *Query) Name() string { return q.name().String() }
+
+func (q *Query) name() name { return name(q.lower[:q.length]) }
+
+// clone returns a copy that outlives the packet that q was read from.
+func (q *Query) clone() *Query {
+	c := *q
+	c.question = bytes.Clone(q.question)
+	return &c
+}
+
+// parse reads a message. It returns false when there must be no reply at all (too short, or itself a reply), else the
+// response code that the message deserves as a message: success, FORMERR, NOTIMP or BADVERS.
+func (q *Query) parse(msg []byte) (rcode int, ok bool) {
+	q.question, q.length, q.EDNS, q.DO, q.UDPSize, q.Version = nil, 0, false, false, 0, 0
+	if len(msg) < headerSize {
+		return 0, false
+	}
+	flags := binary.BigEndian.Uint16(msg[2:])
+	if flags&flagQR != 0 {
+		return 0, false
+	}
+	q.ID = binary.BigEndian.Uint16(msg)
+	q.Opcode = uint8(flags>>11) & 15
+	q.RD, q.AD, q.CD = flags&flagRD != 0, flags&flagAD != 0, flags&flagCD != 0
+	if q.Opcode != miekg.OpcodeQuery {
+		return miekg.RcodeNotImplemented, true
+	}
+	if binary.BigEndian.Uint16(msg[4:]) != 1 {
+		return miekg.RcodeFormatError, true
+	}
+	at := headerSize
+	for {
+		if at >= len(msg) {
+			return miekg.RcodeFormatError, true
+		}
+		n := int(msg[at])
+		if n > maxLabel || at+1+n > len(msg) || at+1+n-headerSize > maxName {
+			return miekg.RcodeFormatError, true
+		}
+		at += 1 + n
+		if n == 0 {
+			break
+		}
+	}
+	if at+4 > len(msg) {
+		return miekg.RcodeFormatError, true
+	}
+	q.length = at - headerSize
+	for i, c := range msg[headerSize:at] {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		q.lower[i] = c
+	}
+	q.Type = binary.BigEndian.Uint16(msg[at:])
+	q.Class = binary.BigEndian.Uint16(msg[at+2:])
+	at += 4
+	q.question = msg[headerSize:at]
+
+	// What follows matters only for the OPT record; everything must still be whole.
+	others := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:]))
+	records := others + int(binary.BigEndian.Uint16(msg[10:]))
+	for i := range records {
+		rr, next, ok := parseRR(msg, at)
+		if !ok {
+			return miekg.RcodeFormatError, true
+		}
+		if rr.typ == miekg.TypeOPT && i >= others {
+			if q.EDNS || msg[at] != 0 || !validOptions(rr.data) {
+				return miekg.RcodeFormatError, true // RFC 6891 section 6.1.1: one, owned by the root
+			}
+			q.EDNS = true
+			q.UDPSize = rr.class
+			q.Version = uint8(rr.ttl >> 16)
+			q.DO = rr.ttl&flagDO != 0
+		}
+		at = next
+	}
+	if at != len(msg) || q.Type == miekg.TypeOPT {
+		return miekg.RcodeFormatError, true
+	}
+	if q.Version != 0 {
+		return miekg.RcodeBadVers, true
+	}
+	return miekg.RcodeSuccess, true
+}
+
+// rawRR is a record in a message, its owner left out.
+type rawRR struct {
+	typ, class uint16
+	ttl        uint32
+	ttlAt      int // where in the message the TTL is
+	data       []byte
+}
+
+// parseRR reads the record at an offset and returns where the next one begins.
+func parseRR(msg []byte, at int) (rr rawRR, next int, ok bool) {
+	at, ok = skipName(msg, at)
+	if !ok || at+10 > len(msg) {
+		return rawRR{}, 0, false
+	}
+	next = at + 10 + int(binary.BigEndian.Uint16(msg[at+8:]))
+	if next > len(msg) {
+		return rawRR{}, 0, false
+	}
+	return rawRR{
+		typ:   binary.BigEndian.Uint16(msg[at:]),
+		class: binary.BigEndian.Uint16(msg[at+2:]),
+		ttl:   binary.BigEndian.Uint32(msg[at+4:]),
+		ttlAt: at + 4,
+		data:  msg[at+10 : next],
+	}, next, true
+}
+
+// skipName returns the offset behind the name at an offset; compression pointers are not followed.
+func skipName(msg []byte, at int) (int, bool) {
+	for at < len(msg) {
+		switch n := int(msg[at]); {
+		case n == 0:
+			return at + 1, true
+		case n >= 0xc0:
+			return at + 2, at+2 <= len(msg)
+		case n > maxLabel:
+			return 0, false
+		default:
+			at += 1 + n
+		}
+	}
+	return 0, false
+}
+
+// validOptions reports whether the options of an OPT record fill it exactly; what they say is ignored.
+func validOptions(d []byte) bool {
+	for len(d) >= 4 {
+		n := 4 + int(binary.BigEndian.Uint16(d[2:]))
+		if n > len(d) {
+			return false
+		}
+		d = d[n:]
+	}
+	return len(d) == 0
+}
+
+// metaType reports whether a type exists only in questions and messages (RFC 6895 section 3.1); OPT is one too.
+func metaType(typ uint16) bool { return typ == miekg.TypeOPT || 128 <= typ && typ <= 255 }
+
+// limit returns how many octets a reply may have.
+func (q *Query) limit(tcp bool) int {
+	switch {
+	case tcp:
+		return 1<<16 - 1
+	case q.EDNS:
+		return min(max(int(q.UDPSize), plainSize), ednsSize)
+	}
+	return plainSize
+}

@@ -1,0 +1,381 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	miekg "github.com/miekg/dns"
+
+	"gatehouse/vpc"
+)
+
+// Config is what the server needs to know besides snapshots.
+type Config struct {
+	Upstreams  []string         // "system" (what resolv.conf names) or IP[:port], in order of preference
+	CacheSize  int              // answers; 0: none is kept
+	Version    string           // told to whoever asks for version.bind; empty: refused
+	ResolvConf string           // empty: /etc/resolv.conf
+	Port       uint16           // 0: 53
+	Logger     *slog.Logger     // nil: nothing is logged
+	Now        func() time.Time // nil: time.Now
+}
+
+// Server answers the instances of all VPCs. All methods may be called by anybody at any time.
+type Server struct {
+	config   Config
+	log      *slog.Logger
+	now      func() time.Time
+	resolver *resolver
+	state    atomic.Pointer[state]
+	wake     chan struct{} // one slot: the listeners may have to change
+	waiting  *waiting
+	counters counters
+	conns    connections
+
+	mu         sync.Mutex
+	configured []string // upstreams
+	resolvConf time.Time
+	listeners  map[listenerKey]*listener
+	running    bool
+}
+
+// state is what one snapshot means to the server.
+type state struct {
+	snapshot *vpc.Snapshot
+	views    map[string]*View // by VPC ID
+	wanted   map[listenerKey]string
+}
+
+// New returns a server that has no snapshot yet. It fails when an upstream is not an address.
+func New(c Config) (*Server, error) {
+	if c.Port == 0 {
+		c.Port = 53
+	}
+	if c.ResolvConf == "" {
+		c.ResolvConf = "/etc/resolv.conf"
+	}
+	s := &Server{
+		config: c, log: c.Logger, now: c.Now,
+		wake:      make(chan struct{}, 1),
+		waiting:   newWaiting(),
+		listeners: map[listenerKey]*listener{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.resolver = newResolver(c.CacheSize, s.now)
+	s.state.Store(&state{})
+	if err := s.SetUpstreams(c.Upstreams); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// SetUpstreams changes whom to ask what no view knows.
+func (s *Server) SetUpstreams(upstreams []string) error {
+	for _, u := range upstreams {
+		if u == "system" {
+			continue
+		}
+		if _, err := ParseServer(u); err != nil {
+			return fmt.Errorf("upstream: %w", err)
+		}
+	}
+	s.mu.Lock()
+	s.configured = slices.Clone(upstreams)
+	s.mu.Unlock()
+	s.refreshUpstreams()
+	return nil
+}
+
+// SetCacheSize changes how many answers are kept.
+func (s *Server) SetCacheSize(n int) { s.resolver.cache.resize(n) }
+
+// refreshUpstreams reads resolv.conf if it is asked for, and leaves out the addresses that are our own.
+func (s *Server) refreshUpstreams() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var servers []netip.AddrPort
+	for _, u := range s.configured {
+		if u == "system" {
+			system, err := readResolvConf(s.config.ResolvConf)
+			if err != nil {
+				s.log.Warn("no upstreams from the system", "error", err)
+			}
+			servers = append(servers, system...)
+		} else if ap, err := ParseServer(u); err == nil {
+			servers = append(servers, ap)
+		}
+	}
+	snapshot := s.state.Load().snapshot
+	var kept []netip.AddrPort
+	for _, ap := range servers {
+		if !isOwn(snapshot, ap.Addr()) && !slices.Contains(kept, ap) {
+			kept = append(kept, ap)
+		}
+	}
+	s.resolver.setUpstreams(kept)
+}
+
+func readResolvConf(path string) ([]netip.AddrPort, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	servers, err := ParseResolvConf(f)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return servers, nil
+}
+
+// SetSnapshot puts a snapshot in force: answers follow it as soon as this returns; sockets for new vSwitches open, and
+// those of removed ones close, soon after.
+func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
+	old := s.state.Load()
+	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}}
+	inUse := map[netip.AddrPort]bool{}
+	var guarded []netip.Prefix
+	for _, v := range snapshot.VPCs {
+		view := old.views[v.ID]
+		if view == nil || !sameView(view, old.snapshot, snapshot, v) {
+			view = BuildView(snapshot, v)
+		}
+		st.views[v.ID] = view
+		for _, f := range view.forwarders {
+			for _, ap := range f.servers {
+				inUse[ap] = true
+			}
+		}
+		guarded = append(guarded, v.Prefixes()...)
+		for _, w := range v.VSwitches {
+			if w.HasLink() {
+				s.wantListeners(st.wanted, w)
+			}
+		}
+	}
+	s.state.Store(st)
+	s.resolver.setGuarded(guarded)
+	s.refreshUpstreams()
+	s.resolver.keep(inUse)
+	s.poke()
+}
+
+// sameView reports whether nothing that v's view is made of differs between two snapshots. Specs are never changed in
+// place, so the same pointer is the same content.
+func sameView(view *View, old, snapshot *vpc.Snapshot, v *vpc.VPC) bool {
+	return view.vpc.VPCSpec == v.VPCSpec && view.vpc.Domain == v.Domain && slices.Equal(view.vpc.Zones, v.Zones) &&
+		(len(v.Forwarders) == 0 || old == snapshot) // which servers are our own depends on all VPCs
+}
+
+// View returns the view of a VPC by ID; nil if there is none.
+func (s *Server) View(vpcID string) *View { return s.state.Load().views[vpcID] }
+
+// poke makes Run look at the listeners.
+func (s *Server) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run serves until ctx ends. Sockets that cannot be opened are tried again as long as they are wanted: see Listeners.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running {
+		s.mu.Unlock()
+		return errors.New("the DNS server is running already")
+	}
+	s.running = true
+	s.mu.Unlock()
+
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	defer func() {
+		s.syncListeners(ctx, nil)
+		s.mu.Lock()
+		s.running = false
+		s.mu.Unlock()
+	}()
+	for {
+		s.syncListeners(ctx, s.state.Load().wanted)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-tick.C:
+			s.watchResolvConf()
+		}
+	}
+}
+
+// watchResolvConf reads resolv.conf again when it has changed.
+func (s *Server) watchResolvConf() {
+	info, err := os.Stat(s.config.ResolvConf)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	changed := !info.ModTime().Equal(s.resolvConf)
+	s.resolvConf = info.ModTime()
+	s.mu.Unlock()
+	if changed {
+		s.refreshUpstreams()
+	}
+}
+
+// deferred is a question whose answer must be asked for elsewhere.
+type deferred struct {
+	view  *View
+	query *Query
+	local []byte // what the view says already
+	out   Outcome
+	limit int
+}
+
+// handle answers one message that came from src to an address of the view's VPC. The reply is appended to dst; dst comes
+// back as it was when there must be no reply, or when it will come later: then the second result is set. It waits for
+// nobody.
+func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View, src netip.Addr, tcp bool) ([]byte, *deferred) {
+	rcode, ok := q.parse(msg)
+	if !ok {
+		s.counters.ignored.Add(1)
+		return dst, nil
+	}
+	switch {
+	case v == nil || !admits(v, src):
+		rcode = miekg.RcodeRefused
+		fallthrough
+	case rcode != miekg.RcodeSuccess:
+		s.counters.count(rcode)
+		return appendError(dst, q, rcode), nil
+	case q.Class == miekg.ClassCHAOS:
+		dst, rcode = appendChaos(dst, q, s.config.Version)
+		s.counters.count(rcode)
+		return dst, nil
+	}
+	q.Draw = rand.Uint32()
+	limit := q.limit(tcp)
+	reply, out := v.Answer(dst, q, limit)
+	if !out.Elsewhere {
+		s.counters.answered(out)
+		return reply, nil
+	}
+	if !q.RD { // only recursion could help
+		s.counters.count(miekg.RcodeRefused)
+		return appendError(dst, q, miekg.RcodeRefused), nil
+	}
+	if len(out.Target) == q.length && string(out.Target) == string(q.lower[:q.length]) {
+		if e := s.resolver.cached(ctx, out.forwarder, q, q.lower[:q.length]); e != nil && !(e.chained && out.forwarder != nil) {
+			reply, out.Truncated = e.append(dst, q, limit, s.now())
+			out.Rcode = e.rcode
+			s.counters.answered(out)
+			return reply, nil
+		}
+	}
+	d := &deferred{view: v, query: q.clone(), local: slices.Clone(reply[len(dst):]), out: out, limit: limit}
+	return dst, d
+}
+
+// admits reports whether a client may ask the view: it has an address of the VPC, or a link-local one, which cannot
+// come from anywhere but the link.
+func admits(v *View, src netip.Addr) bool {
+	src = src.Unmap()
+	if src.Is6() && src.IsLinkLocalUnicast() {
+		return true
+	}
+	return v.vpc.Contains(src)
+}
+
+// finish completes a deferred question and gives the reply to send. Clients wait here, up to so many altogether and
+// each, so that none can take all the room.
+func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send func([]byte)) {
+	if !s.waiting.enter(src) {
+		s.counters.overload.Add(1)
+		s.counters.count(miekg.RcodeServerFailure)
+		send(appendError(nil, d.query, miekg.RcodeServerFailure))
+		return
+	}
+	go func() {
+		defer s.waiting.leave(src)
+		reply, out := s.resolver.complete(ctx, d.view, d.query, d.local, d.out, d.limit)
+		s.counters.answered(out)
+		send(reply)
+	}()
+}
+
+// Explanation is what a client of a VPC would be answered, and why.
+type Explanation struct {
+	VPC      string   `json:"vpc"`
+	Name     string   `json:"name"`
+	Type     string   `json:"type"`
+	Rcode    string   `json:"rcode"`
+	Answer   []string `json:"answer"` // records in presentation form
+	Source   string   `json:"source"` // "instance NAME", "zone NAME", "gateway", "reserved name", "forwarder ZONE SERVER", "upstream SERVER"
+	Revision uint64   `json:"revision"`
+}
+
+// Query answers a question as an instance of the VPC would be answered, asking outside if that is what it takes.
+func (s *Server) Query(ctx context.Context, vpcID, name string, typ uint16) (Explanation, error) {
+	v := s.View(vpcID)
+	if v == nil {
+		return Explanation{}, fmt.Errorf("there is no VPC %s", vpcID)
+	}
+	q, err := NewQuery(name, typ)
+	if err != nil {
+		return Explanation{}, err
+	}
+	reply, out := v.Answer(nil, q, maxReply-1)
+	if out.Elsewhere {
+		reply, out = s.resolver.complete(ctx, v, q, reply, out, maxReply-1)
+	}
+	var m miekg.Msg
+	if err := m.Unpack(reply); err != nil {
+		return Explanation{}, fmt.Errorf("read the answer to %s: %w", name, err)
+	}
+	e := Explanation{
+		VPC: v.vpc.Name, Name: q.Name(), Type: miekg.Type(typ).String(), Rcode: miekg.RcodeToString[m.Rcode],
+		Source: out.Source, Revision: v.Revision, Answer: []string{},
+	}
+	for _, rr := range m.Answer {
+		e.Answer = append(e.Answer, rr.String())
+	}
+	return e, nil
+}
+
+// Findings lists what the views could not honour.
+func (s *Server) Findings() []Finding {
+	st := s.state.Load()
+	var all []Finding
+	if st.snapshot != nil {
+		for _, v := range st.snapshot.VPCs {
+			all = append(all, st.views[v.ID].findings...)
+		}
+	}
+	return all
+}
+
+// Records lists the records of every view, VPC by VPC.
+func (s *Server) Records() []Record {
+	st := s.state.Load()
+	var all []Record
+	if st.snapshot != nil {
+		for _, v := range st.snapshot.VPCs {
+			all = append(all, Records(st.views[v.ID])...)
+		}
+	}
+	return all
+}

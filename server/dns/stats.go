@@ -1,0 +1,118 @@
+package dns
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	miekg "github.com/miekg/dns"
+)
+
+// Stats are counters since the start, and gauges, for metrics.
+type Stats struct {
+	Queries       map[string]uint64 // replies by response code
+	Truncated     uint64            // replies that did not fit
+	Ignored       uint64            // packets that deserved no reply
+	Overload      uint64            // questions refused because too many were waiting
+	Waiting       int               // questions that wait for an answer from elsewhere
+	CacheHits     uint64
+	CacheMisses   uint64
+	CacheStale    uint64 // answers that had ended and stood in for silent upstreams
+	CacheEntries  int
+	CacheBytes    int
+	Rebinding     uint64 // answers from outside that pointed into a VPC
+	Connections   int    // over TCP
+	Upstreams     []UpstreamStats
+	ListenersDown int
+}
+
+type counters struct {
+	rcodes    [24]atomic.Uint64 // the last for all that are not known
+	truncated atomic.Uint64
+	ignored   atomic.Uint64
+	overload  atomic.Uint64
+}
+
+func (c *counters) count(rcode int) {
+	c.rcodes[min(max(rcode, 0), len(c.rcodes)-1)].Add(1)
+}
+
+func (c *counters) answered(out Outcome) {
+	c.count(out.Rcode)
+	if out.Truncated {
+		c.truncated.Add(1)
+	}
+}
+
+// Stats returns the present numbers.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Queries:     map[string]uint64{},
+		Truncated:   s.counters.truncated.Load(),
+		Ignored:     s.counters.ignored.Load(),
+		Overload:    s.counters.overload.Load(),
+		Waiting:     s.waiting.size(),
+		CacheHits:   s.resolver.hits.Load(),
+		CacheMisses: s.resolver.misses.Load(),
+		CacheStale:  s.resolver.staleHits.Load(),
+		Rebinding:   s.resolver.refused.Load(),
+		Connections: s.conns.size(),
+		Upstreams:   s.resolver.stats(),
+	}
+	for rcode := range s.counters.rcodes {
+		if n := s.counters.rcodes[rcode].Load(); n > 0 {
+			label, ok := miekg.RcodeToString[rcode]
+			if !ok {
+				label = "other"
+			}
+			st.Queries[label] += n
+		}
+	}
+	st.CacheEntries, st.CacheBytes = s.resolver.cache.size()
+	for _, l := range s.Listeners() {
+		if l.Err != nil {
+			st.ListenersDown++
+		}
+	}
+	return st
+}
+
+const (
+	maxWaiting       = 8192 // questions that wait for others, of all clients
+	maxWaitingClient = 512  // of one client
+)
+
+// waiting bounds the questions that wait.
+type waiting struct {
+	mu      sync.Mutex
+	total   int
+	clients map[netip.Addr]int
+}
+
+func newWaiting() *waiting { return &waiting{clients: map[netip.Addr]int{}} }
+
+func (w *waiting) enter(client netip.Addr) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.total >= maxWaiting || w.clients[client] >= maxWaitingClient {
+		return false
+	}
+	w.total++
+	w.clients[client]++
+	return true
+}
+
+func (w *waiting) leave(client netip.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.total--
+	if w.clients[client]--; w.clients[client] == 0 {
+		delete(w.clients, client)
+	}
+}
+
+func (w *waiting) size() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.total
+}
