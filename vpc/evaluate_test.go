@@ -182,6 +182,13 @@ func TestRuleFields(t *testing.T) {
 		{"all five at once", in("ingress accept udp 5000 {web} of {db-1} sport 4000"), "web-1 > db-1 udp/5000 sport=4000", admitted},
 	})
 
+	runPolicyTests(t, []Family{IPv4}, []policyTest{
+		{"number 51 is a protocol of IPv4", in("ingress accept 51 - sg:peer"), "web-1 > db-1 51", admitted},
+	})
+	runPolicyTests(t, []Family{IPv6}, []policyTest{
+		{"number 51 is an extension header of IPv6", in("ingress accept 51 - sg:peer"), "web-1 > db-1 51", refused},
+	})
+
 	list := func(entries string) string {
 		return "list listed " + entries + "\n" + in("ingress accept tcp 443 pl:listed")
 	}

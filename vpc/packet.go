@@ -53,7 +53,7 @@ func (p Packet) ends(dir Direction) (own, peer netip.Addr) {
 }
 
 // is reports whether the packet is of the protocol that a rule names. ICMP exists only in IPv4 and ICMPv6 only in IPv6,
-// also when they are written as numbers.
+// also when they are written as numbers; IPv6 has extension headers where IPv4 has the protocols 43, 44, 51 and 60.
 func (p Packet) is(proto Protocol) bool {
 	switch proto {
 	case ProtocolAll:
@@ -62,6 +62,8 @@ func (p Packet) is(proto Protocol) bool {
 		return p.Protocol == proto && p.family() == IPv4
 	case ProtocolICMPv6:
 		return p.Protocol == proto && p.family() == IPv6
+	case 43, 44, 51, 60:
+		return p.Protocol == proto && p.family() == IPv4
 	}
 	return p.Protocol == proto
 }
