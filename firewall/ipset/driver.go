@@ -55,25 +55,33 @@ func (d *Driver) Read(ctx context.Context) (map[string]firewall.Set, error) {
 	return sets, nil
 }
 
-// Write makes the sets in want exist as they are described; have is what the kernel has, as Read said or as the last Write left it.
-// Sets that want does not name stay. When it fails before a set in use was touched, nothing has changed; when it fails
-// later, some sets have their new members and some the old ones, and the caller must Read again before it writes.
-func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want []firewall.Set) error {
+// Write makes the sets in want exist as they are described, and returns what the kernel has then; have is what it has now, as
+// Read or the last Write said. Sets that want does not name stay. When it fails before a set in use was touched, nothing has
+// changed; when it fails later, some sets have their new members and some the old ones. Either way the caller must Read
+// before it writes again.
+func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want []firewall.Set) (map[string]firewall.Set, error) {
 	p := newPlan(have, want)
-	if p.empty() {
-		return nil
-	}
 	if err := d.restore(ctx, p.prepare); err != nil {
 		// The context may be what ended it: what was prepared is removed all the same.
-		return errors.Join(fmt.Errorf("prepare sets: %w", err), d.discard(context.WithoutCancel(ctx), p.prepared))
+		return nil, errors.Join(fmt.Errorf("prepare sets: %w", err), d.discard(context.WithoutCancel(ctx), p.prepared))
 	}
 	if err := d.restore(ctx, p.commit); err != nil {
-		return errors.Join(fmt.Errorf("change sets: %w", err), d.discard(context.WithoutCancel(ctx), p.spares))
+		return nil, errors.Join(fmt.Errorf("change sets: %w", err), d.discard(context.WithoutCancel(ctx), p.spares))
 	}
 	if err := d.restore(ctx, p.cleanup); err != nil {
-		return fmt.Errorf("remove spare sets: %w", err)
+		return nil, fmt.Errorf("remove spare sets: %w", err)
 	}
-	return nil
+	now := maps.Clone(have)
+	if now == nil {
+		now = map[string]firewall.Set{}
+	}
+	for _, w := range want {
+		now[w.Name] = canonical(w)
+		if slices.Contains(p.spares, w.Name+spareSuffix) {
+			delete(now, w.Name+spareSuffix)
+		}
+	}
+	return now, nil
 }
 
 // Diff returns the names of the sets in want that the kernel does not have as described, sorted; have is what Read said.
@@ -131,8 +139,6 @@ type plan struct {
 	cleanup  []string // destroy the spares
 	spares   []string // their names
 }
-
-func (p *plan) empty() bool { return len(p.prepare)+len(p.commit)+len(p.cleanup) == 0 }
 
 func newPlan(have map[string]firewall.Set, want []firewall.Set) *plan {
 	p := &plan{}

@@ -82,3 +82,22 @@ func legacyTables() bool {
 	}
 	return false
 }
+
+// DeleteChains empties and deletes chains of ours in one transaction. It is refused when a rule still leads to one of them from
+// elsewhere.
+func (d *Driver) DeleteChains(ctx context.Context, f vpc.Family, table string, chains []string) error {
+	t := &Table{Chains: map[string][]string{}}
+	for _, c := range chains {
+		if !strings.HasPrefix(c, ChainPrefix) {
+			return fmt.Errorf("delete %s chain %s: it is not ours", f, c)
+		}
+		t.Chains[c] = nil
+	}
+	if len(chains) == 0 {
+		return nil
+	}
+	if err := d.Restore(ctx, f, "*"+table+"\n"+removal(t)+"COMMIT\n"); err != nil {
+		return fmt.Errorf("delete %s chains: %w", table, err)
+	}
+	return nil
+}

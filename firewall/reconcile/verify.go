@@ -1,0 +1,188 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"gatehouse/firewall/ipset"
+)
+
+// DriftError means that the kernel does not carry the ruleset that should be in force.
+type DriftError struct{ What []string }
+
+func (e *DriftError) Error() string {
+	const shown = 5
+	if len(e.What) > shown {
+		return fmt.Sprintf("the kernel does not carry the ruleset: %s and %d more", strings.Join(e.What[:shown], ", "), len(e.What)-shown)
+	}
+	return "the kernel does not carry the ruleset: " + strings.Join(e.What, ", ")
+}
+
+// ErrNothing means that nothing is in force yet, or not any more.
+var ErrNothing = errors.New("no revision is in force")
+
+// Verify reads everything back and returns what is missing, changed or too much; it repairs nothing.
+func (l *Loop) Verify(ctx context.Context) (differing []string, err error) {
+	err = l.do(ctx, func(ctx context.Context) (err error) {
+		differing, err = l.verify(ctx)
+		return err
+	})
+	return differing, err
+}
+
+// InForce returns nil when the kernel carries exactly the ruleset that Current returns, at this moment.
+func (l *Loop) InForce(ctx context.Context) error {
+	differing, err := l.Verify(ctx)
+	if err == nil && len(differing) > 0 {
+		err = &DriftError{differing}
+	}
+	return err
+}
+
+// Resync reads everything back and repairs it, however often it was asked for.
+func (l *Loop) Resync(ctx context.Context) error {
+	return l.do(ctx, func(ctx context.Context) error {
+		l.repairs.tokens = l.repairs.size
+		differing, err := l.verify(ctx)
+		if err != nil || len(differing) == 0 {
+			return err
+		}
+		return l.repair(ctx, differing)
+	})
+}
+
+// Teardown removes everything of ours from the kernel. The loop does nothing more until the next Apply.
+func (l *Loop) Teardown(ctx context.Context) error {
+	return l.do(ctx, func(ctx context.Context) error {
+		l.force.Store(nil)
+		l.writer.forget()
+		l.judged, l.failing, l.known, l.refuseFrom = nil, nil, false, time.Time{}
+		l.mu.Lock()
+		l.wanted = nil
+		l.status.Wanted, l.status.InForce = 0, 0
+		l.status.refused, l.status.drift = nil, nil
+		l.mu.Unlock()
+		return Remove(ctx, l.opt.IPTables, l.opt.IPSet)
+	})
+}
+
+// Remove removes everything of ours from the kernel, rules before sets. It needs no Loop, but no Loop may be running.
+func Remove(ctx context.Context, rules IPTables, sets IPSet) error {
+	if err := rules.Teardown(ctx); err != nil {
+		return err
+	}
+	have, err := sets.Read(ctx)
+	if err != nil {
+		return err
+	}
+	inUse, err := sets.Delete(ctx, ipset.Stale(have, nil))
+	if err == nil && len(inUse) > 0 {
+		err = fmt.Errorf("sets %s: %w", strings.Join(inUse, ", "), ipset.ErrInUse)
+	}
+	return err
+}
+
+// verify reads everything and compares it with what is in force.
+func (l *Loop) verify(ctx context.Context) ([]string, error) {
+	f := l.force.Load()
+	if f == nil {
+		return nil, ErrNothing
+	}
+	start := l.now()
+	l.writer.forget()
+	k, err := l.writer.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differing := differences(k, f.Ruleset)
+	now := l.now()
+	l.verifyAt = now.Add(max(l.opt.VerifyInterval, verifyShare*now.Sub(start)))
+	l.count(func(s *Status) {
+		s.Verifies++
+		s.LastVerify, s.LastVerifyTook = now, now.Sub(start)
+		if len(differing) > 0 {
+			s.Drifts++
+			s.LastDrift, s.LastDriftIn = now, differing
+		} else {
+			s.drift = nil
+		}
+	})
+	return differing, nil
+}
+
+// verifySoon plans the next verification after a write.
+func (l *Loop) verifySoon() {
+	if l.verifyAt.IsZero() {
+		l.verifyAt = l.now().Add(l.opt.VerifyInterval)
+	}
+}
+
+// verifyAndRepair is what happens at intervals.
+func (l *Loop) verifyAndRepair(ctx context.Context) {
+	differing, err := l.verify(ctx)
+	if err != nil {
+		l.verifyAt = l.now().Add(l.opt.VerifyInterval)
+		if ctx.Err() == nil {
+			l.log.Error("the firewall cannot be verified", "err", err)
+			l.count(func(s *Status) { s.drift = problemOf(CodeUnread, err) })
+		}
+		return
+	}
+	if len(differing) == 0 {
+		return
+	}
+	l.log.Warn("the firewall was changed by another program", "differing", differing)
+	if !l.repairs.take(l.now()) {
+		l.log.Error("the firewall is changed again and again; the next repair waits", "wait", repairInterval)
+		l.count(func(s *Status) {
+			s.drift = problemOf(CodeContested, &ChangedError{"what is in force"})
+		})
+		return
+	}
+	if err := l.repair(ctx, differing); err != nil && ctx.Err() == nil {
+		l.log.Error("the firewall is not repaired", "err", err)
+	}
+}
+
+// repair writes what is in force again.
+func (l *Loop) repair(ctx context.Context, differing []string) error {
+	f := l.force.Load()
+	err := l.writeOnce(ctx, f.Ruleset, f)
+	if err == nil {
+		err = l.writer.clean(ctx, f.Ruleset)
+	}
+	l.count(func(s *Status) {
+		s.drift = nil
+		if err != nil {
+			s.drift = problemOf(CodeDrift, errors.Join(&DriftError{differing}, err))
+			return
+		}
+		s.Repairs++
+	})
+	return err
+}
+
+// bucket limits how often something happens: size times at once, then once every so often.
+type bucket struct {
+	size, tokens int
+	every        time.Duration
+	filled       time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	if b.filled.IsZero() || b.tokens == b.size {
+		b.filled = now
+	}
+	if n := int(now.Sub(b.filled) / b.every); n > 0 {
+		b.tokens = min(b.size, b.tokens+n)
+		b.filled = b.filled.Add(time.Duration(n) * b.every)
+	}
+	if b.tokens == 0 {
+		return false
+	}
+	b.tokens--
+	return true
+}
