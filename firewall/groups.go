@@ -1,0 +1,258 @@
+package firewall
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gatehouse/vpc"
+)
+
+// groupRules are the rules of one security group, compiled once for all profiles that have the group.
+type groupRules struct {
+	spec  *vpc.GroupSpec
+	refs  []string // what the rules' peers resolved to: same spec and same refs compile to the same rules
+	inner bool     // members reach each other whatever the rules say
+	rules [2][2][]groupRule
+}
+
+// groupRule is one rule of a group in one family: any of the matches makes it apply.
+type groupRule struct {
+	spec    *vpc.RuleSpec
+	matches []Match
+	texts   []string // the matches as text, to find doubles
+	set     string   // ID of the group or prefix list whose set the rule asks; "" for none
+}
+
+// profileChains are the chains of one profile in both families: egress, then ingress.
+type profileChains struct {
+	groups []*groupRules
+	chains [2][2]Chain
+	sets   [2][]string // IDs of what the chains need sets of
+}
+
+// directions are the two directions in the order in which a packet meets them.
+var directions = [2]vpc.Direction{vpc.Egress, vpc.Ingress}
+
+// group returns the compiled rules of a group, from the last compilation if nothing has changed.
+func (c *Compiler) group(g *vpc.SecurityGroup) *groupRules {
+	if now := c.groups[g.ID]; now != nil {
+		return now
+	}
+	refs := make([]string, len(g.Rules))
+	for i, r := range g.Rules {
+		switch {
+		case r.PeerGroup != nil:
+			refs[i] = r.PeerGroup.ID
+		case r.PeerList != nil:
+			refs[i] = r.PeerList.ID + "/" + r.PeerList.Family
+		}
+	}
+	out := c.lastGroups[g.ID]
+	if out == nil || out.spec != g.GroupSpec || !slices.Equal(out.refs, refs) {
+		out = &groupRules{spec: g.GroupSpec, refs: refs, inner: g.Type == vpc.GroupBasic && g.InnerAccess != vpc.Drop}
+		for fi, f := range vpc.Families() {
+			for di, dir := range directions {
+				out.rules[fi][di] = compileGroup(g, dir, f)
+			}
+		}
+	}
+	c.groups[g.ID] = out
+	return out
+}
+
+func compileGroup(g *vpc.SecurityGroup, dir vpc.Direction, f vpc.Family) []groupRule {
+	var out []groupRule
+	for _, r := range g.Rules {
+		if r.Direction != dir {
+			continue
+		}
+		end := endpoint{peer: r.Peer(), other: r.OtherEnd(), list: r.PeerList, fromPeer: dir == vpc.Ingress}
+		if r.PeerGroup != nil {
+			end.group = r.PeerGroup.ID
+		}
+		matches := end.matches(f, r.Protocol, r.SourcePorts, r.Ports)
+		if len(matches) == 0 {
+			continue
+		}
+		gr := groupRule{spec: r.RuleSpec, matches: matches, set: end.setID()}
+		for i := range matches {
+			gr.texts = append(gr.texts, string(appendMatch(nil, &matches[i], f)))
+		}
+		out = append(out, gr)
+	}
+	return out
+}
+
+// profile returns the chains of a profile, from the last compilation if none of its groups has changed.
+func (c *Compiler) profile(p *profile) *profileChains {
+	if now := c.profiles[p.name]; now != nil {
+		return now
+	}
+	groups := make([]*groupRules, len(p.groups))
+	for i, g := range p.groups {
+		groups[i] = c.group(g)
+	}
+	out := c.lastProfiles[p.name]
+	if out == nil || !slices.Equal(out.groups, groups) {
+		out = &profileChains{groups: groups}
+		for fi, f := range vpc.Families() {
+			for di, dir := range directions {
+				out.chains[fi][di] = Chain{Name: profileChain(p, dir), Rules: c.profileRules(p, out, f, dir), text: &chainText{}}
+			}
+			slices.Sort(out.sets[fi])
+			out.sets[fi] = slices.Compact(out.sets[fi])
+		}
+	}
+	c.profiles[p.name] = out
+	return out
+}
+
+func profileChain(p *profile, dir vpc.Direction) string {
+	if dir == vpc.Egress {
+		return chainProfileEg + p.name
+	}
+	return chainProfileIn + p.name
+}
+
+// profileRules merges the rules of a profile's groups in one direction: inner access before any rule, explicit drops
+// included; then by priority, drop before accept; then the default of the type. RETURN means that the direction admits the packet.
+func (c *Compiler) profileRules(p *profile, pc *profileChains, f vpc.Family, dir vpc.Direction) []Rule {
+	fi, di, peer := familyIndex(f), slices.Index(directions[:], dir), "dst"
+	if dir == vpc.Ingress {
+		peer = "src"
+	}
+	var rules []Rule
+	var merged []*groupRule
+	for i, g := range pc.groups {
+		if g.inner {
+			id := p.groups[i].ID
+			rules = append(rules, Rule{Match: inSet(setName(f, id), peer), Reason: vpc.ReasonSGInner})
+			pc.sets[fi] = append(pc.sets[fi], id)
+		}
+		for j := range g.rules[fi][di] {
+			merged = append(merged, &g.rules[fi][di][j])
+		}
+	}
+	slices.SortStableFunc(merged, func(a, b *groupRule) int {
+		return cmp.Or(cmp.Compare(a.spec.Priority, b.spec.Priority),
+			-strings.Compare(string(a.spec.Policy), string(b.spec.Policy)), // drop before accept
+			strings.Compare(a.spec.ID, b.spec.ID))
+	})
+	seen := make(map[string]bool, len(merged))
+	for _, r := range merged {
+		for i, m := range r.matches {
+			if seen[r.texts[i]] {
+				continue // an earlier rule asks the same and decides
+			}
+			seen[r.texts[i]] = true
+			rules = c.features.appendPolicy(rules, m, r.spec.Policy, vpc.ReasonSGRule, r.spec.ID)
+			if r.set != "" {
+				pc.sets[fi] = append(pc.sets[fi], r.set)
+			}
+		}
+	}
+	return append(rules, groupDefault(p.groups, dir))
+}
+
+// groupDefault is what the groups say when no rule matches. No groups, which a valid snapshot does not have, admit nothing.
+func groupDefault(groups []*vpc.SecurityGroup, dir vpc.Direction) Rule {
+	basic := len(groups) > 0 && groups[0].Type == vpc.GroupBasic
+	switch {
+	case basic && dir == vpc.Egress:
+		return Rule{Reason: vpc.ReasonSGDefaultBasicEgress}
+	case basic:
+		return refuse(Match{}, vpc.ReasonSGDefaultBasicIngress)
+	case dir == vpc.Egress:
+		return refuse(Match{}, vpc.ReasonSGDefaultAdvancedEgress)
+	}
+	return refuse(Match{}, vpc.ReasonSGDefaultAdvancedIngress)
+}
+
+// groupStages adds the two stages of the groups: dispatch to the profile of the source, then to that of the destination.
+func (b *builder) groupStages() {
+	fi := familyIndex(b.f)
+	for _, p := range b.profiles {
+		pc := b.c.profile(p)
+		for di := range directions {
+			b.add("mangle", pc.chains[fi][di])
+		}
+		for _, id := range pc.sets[fi] {
+			b.needSet(id)
+		}
+	}
+	for _, d := range []struct {
+		root, unknown, addr string
+		dir                 vpc.Direction
+	}{{chainEgress, "GH-EX", "src", vpc.Egress}, {chainIngress, "GH-IX", "dst", vpc.Ingress}} {
+		// Addresses without a profile: ours are refused, and so is a link-local source, which only a vSwitch's link
+		// can have brought this far.
+		unknown := []Rule{refuse(inSet(setName(b.f, setVPCs), d.addr), vpc.ReasonUnknownAddress)}
+		if d.dir == vpc.Egress && b.f == vpc.IPv6 {
+			unknown = append(unknown, refuse(Match{Src: linkLocal6}, vpc.ReasonUnknownAddress))
+		}
+		b.chain("mangle", d.unknown, append(unknown, Rule{Reason: vpc.ReasonSGOutside})...)
+		b.chain("mangle", d.root, b.dispatch(d.root, d.unknown, d.dir)...)
+	}
+}
+
+// dispatch returns the rules that find the profile's chain: by mark, or by address where the kernel cannot map
+// addresses to marks.
+func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
+	if b.feat.MapMark {
+		none := b.marks.none()
+		miss := refuse(Match{}, vpc.ReasonUnknownAddress)
+		shift := 32 - b.marks.shift - b.marks.width // a mark as an address: its bits come first
+		t := prefixTree[*profile]{
+			b: b, table: "mangle", root: root, miss: []Rule{miss},
+			addr: func(p *profile) netip.Addr { return addrOf(b.marks.profile(p.id).Value << shift) },
+			match: func(p netip.Prefix) Match {
+				mask := uint32(0xffffffff<<(32-p.Bits())) >> shift & b.marks.mask
+				return Match{Mark: &Mark{valueOf(p.Addr()) >> shift, mask}}
+			},
+			leaf: func(p *profile) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(p, dir)}} },
+		}
+		byID := slices.Clone(b.profiles)
+		slices.SortFunc(byID, func(x, y *profile) int { return cmp.Compare(x.id, y.id) })
+		rules := []Rule{{Match: Match{Mark: &none}, Target: Target{Kind: Goto, Chain: unknown}}}
+		return append(append(rules, t.node(byID)...), miss)
+	}
+	type member struct {
+		addr netip.Addr
+		p    *profile
+	}
+	var members []member
+	for _, p := range b.profiles {
+		for _, n := range p.interfaces {
+			for a := range n.Addrs {
+				if vpc.FamilyOf(a) == b.f {
+					members = append(members, member{a, p})
+				}
+			}
+		}
+	}
+	slices.SortFunc(members, func(x, y member) int { return x.addr.Compare(y.addr) })
+	miss := Rule{Target: Target{Kind: Goto, Chain: unknown}}
+	t := prefixTree[member]{
+		b: b, table: "mangle", root: root, miss: []Rule{miss},
+		addr: func(m member) netip.Addr { return m.addr },
+		match: func(p netip.Prefix) Match {
+			if dir == vpc.Egress {
+				return Match{Src: p}
+			}
+			return Match{Dst: p}
+		},
+		leaf: func(m member) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(m.p, dir)}} },
+	}
+	return append(t.node(members), miss)
+}
+
+func addrOf(v uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+func valueOf(a netip.Addr) uint32 {
+	b := a.As4()
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}

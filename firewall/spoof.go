@@ -1,0 +1,142 @@
+package firewall
+
+import (
+	"net/netip"
+	"slices"
+
+	"gatehouse/vpc"
+)
+
+// spoof adds raw PREROUTING: on a vSwitch link the source address, the MAC and the vSwitch belong together; nobody
+// sends one of our addresses from anywhere else.
+func (b *builder) spoof() {
+	outside := refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside)
+	rules := []Rule{{Match: Match{In: "lo"}}} // the gateway talking to itself
+	rules = append(rules, b.linkTree("raw", chainRaw, false, b.linkNames, func(name string) []Rule {
+		return []Rule{{Target: Target{Kind: Goto, Chain: spoofChain(b.byLink[name])}}}
+	}, outside)...)
+	b.chain("raw", chainRaw, append(rules, outside)...)
+	b.hook("raw", "PREROUTING", chainRaw)
+
+	for _, w := range b.switches {
+		b.spoofSwitch(w)
+	}
+	if len(b.switches) > 0 {
+		b.chain("raw", "GH-SU", b.unspecifiedSource()...)
+	}
+}
+
+func spoofChain(w *vpc.VSwitch) string { return "GH-SP-" + key(w.ID) }
+
+// spoofSwitch adds the chain that a vSwitch link's packets go through.
+func (b *builder) spoofSwitch(w *vpc.VSwitch) {
+	var rules []Rule
+	if b.f == vpc.IPv6 {
+		rules = append(rules, refuse(icmpType(b.f, icmp6RouterAdv), vpc.ReasonRogueRA))
+	}
+	server := vpc.Ports{{From: dhcpServerPort(b.f), To: dhcpServerPort(b.f)}}
+	rules = append(rules, refuse(Match{Protocol: vpc.ProtocolUDP, SrcPorts: server}, vpc.ReasonRogueDHCP))
+	if b.bindBySet(w) {
+		rules = append(rules, Rule{Match: inSet(bindSet(b.f, w), "src,src"), Reason: vpc.ReasonSpoofOK})
+	}
+
+	unspecific, never := unspecific4, []netip.Prefix{loopback4, multicast4, broadcast4}
+	if b.f == vpc.IPv6 {
+		unspecific, never = unspecific6, []netip.Prefix{loopback6, multicast6}
+	}
+	rules = append(rules, Rule{Match: Match{Src: unspecific}, Target: Target{Kind: Goto, Chain: "GH-SU"}})
+	if b.f == vpc.IPv6 {
+		chain := "GH-SL-" + key(w.ID)
+		b.chain("raw", chain, linkLocalSource(w)...)
+		rules = append(rules, Rule{Match: Match{Src: linkLocal6}, Target: Target{Kind: Goto, Chain: chain}})
+	}
+	for _, p := range never {
+		rules = append(rules, refuse(Match{Src: p}, vpc.ReasonSpoofSource))
+	}
+
+	miss := refuse(Match{}, vpc.ReasonSpoofAddress)
+	if !b.bindBySet(w) {
+		t := prefixTree[binding]{
+			b: b, table: "raw", root: "GH-SA", miss: []Rule{miss},
+			addr:  func(x binding) netip.Addr { return x.addr },
+			match: func(p netip.Prefix) Match { return Match{Src: p} },
+			leaf:  func(x binding) Rule { return Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK} },
+		}
+		rules = append(rules, t.node(bindings(w, b.f))...)
+	}
+	b.chain("raw", spoofChain(w), append(rules, miss)...)
+}
+
+// linkLocalSource says where a link-local source may send: nowhere beyond its link.
+func linkLocalSource(w *vpc.VSwitch) []Rule {
+	to := []netip.Prefix{linkLocal6, linkScope6}
+	if gw := w.GatewayAddr(vpc.IPv6); gw.IsValid() {
+		to = append(to, hostPrefix(gw))
+	}
+	var rules []Rule
+	for _, p := range to {
+		rules = append(rules, Rule{Match: Match{Dst: p}, Reason: vpc.ReasonSpoofOK})
+	}
+	return append(rules, refuse(Match{}, vpc.ReasonSpoofLinkLocal))
+}
+
+// unspecifiedSource says what a guest may send before it has an address: a DHCP request, router solicitation, duplicate
+// address detection and multicast reports (RFC 4861, RFC 4862, RFC 3590).
+func (b *builder) unspecifiedSource() []Rule {
+	var rules []Rule
+	if b.f == vpc.IPv4 {
+		dhcp := Match{Protocol: vpc.ProtocolUDP, SrcPorts: vpc.Ports{{From: 68, To: 68}}, DstPorts: vpc.Ports{{From: 67, To: 67}}}
+		for _, p := range []netip.Prefix{broadcast4, multicast4} {
+			dhcp.Dst = p
+			rules = append(rules, Rule{Match: dhcp, Reason: vpc.ReasonSpoofOK})
+		}
+		dhcp.Dst = netip.Prefix{}
+		dhcp.Sets = inSet(setName(b.f, setGateways), "dst").Sets
+		rules = append(rules, Rule{Match: dhcp, Reason: vpc.ReasonSpoofOK})
+	} else {
+		for _, t := range []int{icmp6RouterSol, icmp6NeighSol, icmp6ReportV2} {
+			m := icmpType(b.f, t)
+			m.Dst = linkScope6
+			rules = append(rules, Rule{Match: m, Reason: vpc.ReasonSpoofOK})
+		}
+	}
+	return append(rules, refuse(Match{}, vpc.ReasonSpoofUnspecified))
+}
+
+// binding is an address that belongs to a MAC.
+type binding struct {
+	addr netip.Addr
+	mac  vpc.MAC
+}
+
+// bindings returns the bindings of a vSwitch in a family, by address, each address once.
+func bindings(w *vpc.VSwitch, f vpc.Family) []binding {
+	var out []binding
+	for _, n := range w.Interfaces {
+		for a := range n.Addrs {
+			if vpc.FamilyOf(a) == f {
+				out = append(out, binding{a, n.MAC})
+			}
+		}
+	}
+	slices.SortFunc(out, func(x, y binding) int { return x.addr.Compare(y.addr) })
+	return slices.CompactFunc(out, func(x, y binding) bool { return x.addr == y.addr })
+}
+
+// bindBySet reports whether the vSwitch's bindings fit a set that the kernel has; else they are a tree of rules.
+func (b *builder) bindBySet(w *vpc.VSwitch) bool {
+	if b.f == vpc.IPv6 {
+		return b.feat.IPMAC6
+	}
+	return b.feat.IPMAC4 && w.CIDRBlock.IsValid() && w.CIDRBlock.Bits() >= 16 // a bitmap holds 65,536 addresses
+}
+
+func bindSet(f vpc.Family, w *vpc.VSwitch) string { return setName(f, "bind-"+key(w.ID)) }
+
+// dhcpServerPort is the port that a DHCP server of the family listens on and answers from.
+func dhcpServerPort(f vpc.Family) uint16 {
+	if f == vpc.IPv6 {
+		return 547
+	}
+	return 67
+}
