@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+const defaultSocket = "/run/gatehouse/api.sock"
+
+// version is set by the linker; `make build` takes it from the commit.
+var version = "devel"
+
+// root builds the command tree.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gatehouse",
+		Short: "private addresses, names and isolation for the machines behind one gateway",
+		Long: `gatehouse gives the machines behind a Linux gateway what a cloud's VPC gives: addresses by DHCP, names by
+private DNS, and isolation by security groups and network ACLs.
+
+'gatehouse serve' is the daemon; every other verb talks to it.`,
+		Example: `  gatehouse plan -f lab.yaml
+  gatehouse apply -f lab.yaml
+  gatehouse explain web-1 db-1 tcp/5432`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+	}
+	socket := os.Getenv("GATEHOUSE_SOCKET")
+	if socket == "" {
+		socket = defaultSocket
+	}
+	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's API socket (also $GATEHOUSE_SOCKET)")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.AddCommand(
+		a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
+		a.getCommand(), a.describeCommand(), a.createCommand(), a.setCommand(), a.deleteCommand(),
+		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.eventsCommand(), a.backupCommand(),
+		a.statusCommand(), a.teardownCommand(), a.configCommand(), a.demoCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// outputFlag adds -o with the forms that a verb can print.
+func (a *app) outputFlag(cmd *cobra.Command, forms string) {
+	cmd.Flags().StringVarP(&a.output, "output", "o", "", "output form: "+forms)
+}
+
+// checkOutput refuses an output form that the verb does not have.
+func (a *app) checkOutput(forms ...string) error {
+	if a.output == "" {
+		return nil
+	}
+	for _, f := range forms {
+		if a.output == f {
+			return nil
+		}
+	}
+	return usageError{fmt.Errorf("--output: %q is not one of %v", a.output, forms)}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "print the version",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.checkOutput("json"); err != nil {
+				return err
+			}
+			v := map[string]string{"version": version}
+			if info, ok := debug.ReadBuildInfo(); ok {
+				v["go"] = info.GoVersion
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						v["commit"] = s.Value
+					}
+				}
+			}
+			if a.output == "json" {
+				return a.printJSON(v)
+			}
+			fmt.Fprintf(a.stdout, "gatehouse %s (%s)\n", v["version"], v["go"])
+			return nil
+		},
+	}
+	a.outputFlag(cmd, "json")
+	return cmd
+}

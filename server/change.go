@@ -1,0 +1,332 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"gatehouse/configs"
+	"gatehouse/server/api"
+	"gatehouse/store"
+	"gatehouse/vpc"
+)
+
+// applyOptions are what vpc.Apply and vpc.Enrol need from the world.
+func (g *Gateway) applyOptions(prune bool) vpc.ApplyOptions {
+	quarantined := map[netip.Addr]bool{}
+	now := g.now()
+	for _, l := range g.leases.Leases() {
+		if l.State == vpc.LeaseDeclined && l.Expires.After(now) {
+			quarantined[l.Address] = true
+		}
+	}
+	return vpc.ApplyOptions{Prune: prune, NewID: vpc.RandomID, InUse: func(a netip.Addr) bool { return quarantined[a] }}
+}
+
+// Apply makes the desired state as the manifests say, or with DryRun says what would change.
+func (g *Gateway) Apply(ctx context.Context, r api.ApplyRequest) (*api.ApplyResult, error) {
+	manifest, err := parseFiles(r.Files)
+	if manifest == nil {
+		return nil, err
+	}
+	g.change.Lock()
+	current, revision := g.store.State()
+	candidate, err := g.candidate(current, manifest, r.Prune)
+	if err != nil {
+		g.change.Unlock()
+		return nil, err
+	}
+	changes := vpc.Diff(current, candidate)
+	if r.DryRun {
+		g.change.Unlock()
+		return g.result(revision, changes), nil
+	}
+	names := make([]string, len(r.Files))
+	for i, f := range r.Files {
+		names[i] = f.Name
+	}
+	if r.Confirm > 0 && len(changes) > 0 {
+		if err := g.confirm.begin(g, revision, r.Confirm); err != nil {
+			g.change.Unlock()
+			return nil, err
+		}
+	}
+	result, err := g.commit(ctx, revision, candidate, changes, audit{r.User, "apply", strings.Join(names, " ")}, r.NoWait, r.Timeout)
+	if r.Confirm > 0 && err != nil && g.stored.Load().Revision == revision {
+		g.confirm.cancel(g) // nothing was stored: nothing is to be undone
+	}
+	return result, err
+}
+
+// audit says who asks for a change and how.
+type audit struct{ user, verb, summary string }
+
+// commit stores a candidate and waits until it is in force. The caller holds g.change; commit releases it.
+func (g *Gateway) commit(ctx context.Context, base uint64, candidate *vpc.Spec, changes []vpc.Change, a audit, noWait bool, timeout time.Duration) (*api.ApplyResult, error) {
+	revision := base
+	if len(changes) > 0 {
+		var err error
+		revision, err = g.storeSpec(ctx, base, candidate, changes, a)
+		if err != nil {
+			g.change.Unlock()
+			return nil, err
+		}
+		g.reload()
+	}
+	g.change.Unlock()
+	if noWait {
+		return g.result(revision, changes), nil
+	}
+	if err := g.waitInForce(ctx, revision, timeout); err != nil {
+		return nil, &api.Error{Code: api.CodeNotInForce, Message: err.Error()}
+	}
+	return g.result(revision, changes), nil
+}
+
+func (g *Gateway) storeSpec(ctx context.Context, base uint64, candidate *vpc.Spec, changes []vpc.Change, a audit) (uint64, error) {
+	summary := a.summary
+	if summary != "" {
+		summary += ": "
+	}
+	summary += summarize(changes)
+	revision, err := g.store.Commit(ctx, base, candidate, store.Audit{Who: a.user, Verb: a.verb, Summary: summary, Changes: changes})
+	if errors.Is(err, store.ErrConflict) {
+		return 0, api.Errorf(api.CodeConflict, "somebody else changed the state at the same time: try again")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("store the change: %w", err)
+	}
+	g.log.Info("stored", "revision", revision, "user", a.user, "verb", a.verb, "changes", summary)
+	return revision, nil
+}
+
+// summarize counts changes: "2 created, 1 changed".
+func summarize(changes []vpc.Change) string {
+	count := map[vpc.Action]int{}
+	for _, c := range changes {
+		count[c.Action]++
+	}
+	var parts []string
+	for _, w := range []struct {
+		action vpc.Action
+		word   string
+	}{{vpc.Create, "created"}, {vpc.Update, "changed"}, {vpc.Remove, "deleted"}} {
+		if n := count[w.action]; n > 0 {
+			parts = append(parts, strconv.Itoa(n)+" "+w.word)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (g *Gateway) result(revision uint64, changes []vpc.Change) *api.ApplyResult {
+	applied, _ := g.force.State()
+	if changes == nil {
+		changes = []vpc.Change{}
+	}
+	return &api.ApplyResult{Revision: revision, Applied: applied, Changes: changes}
+}
+
+// parseFiles reads manifests as one. When a file is no YAML at all the manifest is nil and the error says so; anything else
+// that is wrong is kept in the manifest and comes out with what is wrong with its meaning (candidate).
+func parseFiles(files []api.File) (*configs.Manifest, error) {
+	var parts []*configs.Manifest
+	var details []api.Detail
+	for _, f := range files {
+		m, err := configs.ParseManifest(f.Name, f.Content)
+		if m == nil {
+			details = append(details, findings(err)...)
+			continue
+		}
+		parts = append(parts, m)
+	}
+	if len(details) > 0 {
+		return nil, refused(details)
+	}
+	m, _ := configs.Join(parts...) // its findings come out of Report
+	return m, nil
+}
+
+// candidate is the state that a manifest asks for; the error holds everything that is wrong with the manifest.
+func (g *Gateway) candidate(current *vpc.Spec, m *configs.Manifest, prune bool) (*vpc.Spec, error) {
+	spec, problems := vpc.Apply(current, m.Spec, g.host(), g.applyOptions(prune))
+	if err := m.Report(problems); err != nil {
+		return nil, refused(findings(err))
+	}
+	return spec, g.checkTests(spec)
+}
+
+// findings gives what a reader of files found as the API's details.
+func findings(err error) []api.Detail {
+	var bad *configs.Error
+	if !errors.As(err, &bad) {
+		return []api.Detail{{Message: err.Error()}}
+	}
+	var out []api.Detail
+	for _, f := range bad.Findings {
+		out = append(out, api.Detail{File: f.File, Line: f.Line, Path: f.Path, Message: f.Message})
+	}
+	return out
+}
+
+// refused is the API's error for a change that breaks rules.
+func refused(details []api.Detail) *api.Error {
+	return &api.Error{Code: api.CodeInvalid, Message: "the change is refused", Details: details}
+}
+
+// refusedProblems is refused for problems of a state that did not come from a file.
+func refusedProblems(problems vpc.Problems) *api.Error {
+	details := make([]api.Detail, len(problems))
+	for i, p := range problems {
+		details[i] = api.Detail{Path: p.Path, Message: p.Message}
+	}
+	return refused(details)
+}
+
+// checkTests refuses a candidate that breaks an assertion kept with the policy.
+func (g *Gateway) checkTests(candidate *vpc.Spec) error {
+	if len(candidate.Tests) == 0 {
+		return nil
+	}
+	s := vpc.NewSnapshot(candidate, g.host(), 0)
+	var details []api.Detail
+	for i, t := range candidate.Tests {
+		r, err := evaluateTest(s, t)
+		path := fmt.Sprintf("tests[%d]", i)
+		if err != nil {
+			details = append(details, api.Detail{Path: path, Message: err.Error()})
+		} else if !r.OK {
+			details = append(details, api.Detail{Path: path, Message: fmt.Sprintf("%s -> %s %s: expected %s, but the change makes it %s (%s)",
+				r.From, r.To, serviceName(r.Protocol, r.Port), r.Expect, r.Got, r.Decided)})
+		}
+	}
+	if len(details) > 0 {
+		return &api.Error{Code: api.CodeTestFailed, Message: "the change breaks tests kept with the policy", Details: details}
+	}
+	return nil
+}
+
+// Export writes the whole desired state as a manifest.
+func (g *Gateway) Export(context.Context) ([]byte, error) {
+	spec, _ := g.store.State()
+	return configs.EncodeManifest(spec)
+}
+
+// Put creates, replaces or patches one object: it becomes a manifest of that object alone, and goes the way of Apply.
+func (g *Gateway) Put(ctx context.Context, r api.PutRequest) (*api.ApplyResult, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(r.Body, &fields); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "read the object: %v", err)
+	}
+	g.change.Lock()
+	current, revision := g.store.State()
+	manifest, err := objectManifest(current, r, fields)
+	if err != nil {
+		g.change.Unlock()
+		return nil, err
+	}
+	text, err := json.Marshal(manifest)
+	if err != nil {
+		g.change.Unlock()
+		return nil, fmt.Errorf("write the object: %w", err)
+	}
+	wanted, err := parseFiles([]api.File{{Content: text}})
+	if wanted == nil {
+		g.change.Unlock()
+		return nil, withoutFile(err)
+	}
+	candidate, err := g.candidate(current, wanted, false)
+	if err != nil {
+		g.change.Unlock()
+		return nil, withoutFile(err)
+	}
+	verb := "set"
+	if r.Create {
+		verb = "create"
+	}
+	return g.commit(ctx, revision, candidate, vpc.Diff(current, candidate), audit{r.User, verb, string(r.Kind) + " " + r.Name}, r.NoWait, r.Timeout)
+}
+
+// withoutFile drops files and lines that the user never saw.
+func withoutFile(err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		for i := range e.Details {
+			e.Details[i].File, e.Details[i].Line = "", 0
+		}
+	}
+	return err
+}
+
+// Delete removes one object, unless something still uses it.
+func (g *Gateway) Delete(ctx context.Context, r api.DeleteRequest) (*api.ApplyResult, error) {
+	g.change.Lock()
+	current, revision := g.store.State()
+	vpcName, name := splitName(r.VPC, r.Name)
+	candidate, problems := vpc.Delete(current, g.host(), r.Kind, vpcName, name)
+	if len(problems) > 0 {
+		g.change.Unlock()
+		return nil, refusedProblems(problems)
+	}
+	if err := g.checkTests(candidate); err != nil {
+		g.change.Unlock()
+		return nil, err
+	}
+	return g.commit(ctx, revision, candidate, vpc.Diff(current, candidate), audit{r.User, "delete", string(r.Kind) + " " + r.Name}, r.NoWait, r.Timeout)
+}
+
+// splitName reads VPC/NAME; a VPC given apart goes before.
+func splitName(vpcName, name string) (string, string) {
+	if v, n, ok := strings.Cut(name, "/"); ok && vpcName == "" {
+		return v, n
+	}
+	return vpcName, name
+}
+
+// Rollback makes an earlier revision's state the newest one; 0 means before the last change, or before an unconfirmed one.
+func (g *Gateway) Rollback(ctx context.Context, to uint64, user string) (*api.ApplyResult, error) {
+	if base, pending := g.confirm.cancel(g); pending && to == 0 {
+		to = base
+	}
+	return g.rollback(ctx, to, user, "rollback")
+}
+
+func (g *Gateway) rollback(ctx context.Context, to uint64, user, verb string) (*api.ApplyResult, error) {
+	g.change.Lock()
+	current, revision := g.store.State()
+	if to == 0 && revision > 0 {
+		to = revision - 1
+	}
+	old, err := g.store.Revision(to)
+	if err != nil {
+		g.change.Unlock()
+		return nil, api.Errorf(api.CodeNotFound, "revision %d: %v", to, err)
+	}
+	if problems := vpc.Validate(old, g.host()); len(problems) > 0 {
+		g.change.Unlock()
+		return nil, refusedProblems(problems)
+	}
+	return g.commit(ctx, revision, old, vpc.Diff(current, old), audit{user, verb, "to revision " + strconv.FormatUint(to, 10)}, false, 0)
+}
+
+// Events gives the audit log from a revision on, oldest first.
+func (g *Gateway) Events(_ context.Context, from uint64, max int) ([]api.Event, error) {
+	stored, err := g.store.Events(from, max)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]api.Event, len(stored))
+	for i, e := range stored {
+		events[i] = api.Event{Revision: e.Revision, Time: e.Time, User: e.Who, Verb: e.Verb, Summary: e.Summary}
+		if len(e.Changes) > 0 {
+			if err := json.Unmarshal(e.Changes, &events[i].Changes); err != nil {
+				return nil, fmt.Errorf("read the audit log of revision %d: %w", e.Revision, err)
+			}
+		}
+	}
+	return events, nil
+}

@@ -1,0 +1,13 @@
+// Package server is the daemon: it wires store, firewall, links, DHCP and DNS together, puts every stored revision in
+// force, and answers the API.
+//
+//   - gateway.go   the parts and what they share
+//   - change.go    apply, create, set, delete, rollback: the only writers of desired state
+//   - force.go     stored revision -> rules -> links -> names and leases; who waits for it
+//   - enrol.go     an unknown MAC becomes an instance
+//   - expire.go    enrolled instances that are not seen any more go
+//   - objects.go   what get and describe show
+//   - explain.go   a walk through the compiled ruleset, for people
+//   - status.go    health
+//   - serve.go     tasks, readiness, watchdog, reload
+package server

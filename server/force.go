@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"gatehouse/vpc"
+)
+
+// step is one part of the world that is made to match a snapshot. Its apply must be idempotent and leave what was in
+// force standing when it fails.
+type step struct {
+	name  string
+	apply func(context.Context, *vpc.Snapshot) error
+}
+
+// retryAfter are the pauses between attempts to put a refused revision in force; the last one repeats.
+var retryAfter = [...]time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second}
+
+// force puts snapshots in force, one at a time and the newest first: what was asked for while one was being applied is
+// coalesced. A revision that a step refuses stays the goal and is tried again; the steps behind the refusing one are not
+// taken, so nothing is served that the rules do not cover.
+type force struct {
+	log    *slog.Logger
+	goal   func() *vpc.Snapshot // the newest stored snapshot
+	steps  []step
+	wake   chan struct{} // one slot: "asked already" is enough
+	onDone func(*vpc.Snapshot)
+
+	mu        sync.Mutex
+	applied   uint64 // newest revision in force
+	attempted uint64 // newest revision that was tried
+	err       error  // why attempted is not in force
+	changed   chan struct{}
+}
+
+func newForce(log *slog.Logger, goal func() *vpc.Snapshot, onDone func(*vpc.Snapshot), steps ...step) *force {
+	return &force{log: log, goal: goal, steps: steps, onDone: onDone, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+}
+
+// Wake asks for the newest snapshot to be put in force; it never blocks.
+func (f *force) Wake() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run applies until ctx ends.
+func (f *force) Run(ctx context.Context) error {
+	failures := 0
+	retry := time.NewTimer(0) // the first attempt is at once
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.wake:
+		case <-retry.C:
+		}
+		s := f.goal()
+		err := f.attempt(ctx, s)
+		if ctx.Err() != nil {
+			return nil
+		}
+		f.finish(s.Revision, err)
+		if err == nil {
+			failures = 0
+			retry.Stop()
+			continue
+		}
+		f.log.Error("put in force", "revision", s.Revision, "error", err)
+		retry.Reset(retryAfter[min(failures, len(retryAfter)-1)])
+		failures++
+	}
+}
+
+func (f *force) attempt(ctx context.Context, s *vpc.Snapshot) error {
+	for _, st := range f.steps {
+		if err := st.apply(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", st.name, err)
+		}
+	}
+	f.onDone(s)
+	return nil
+}
+
+// finish records an attempt and wakes whoever waits.
+func (f *force) finish(revision uint64, err error) {
+	f.mu.Lock()
+	f.attempted, f.err = revision, err
+	if err == nil {
+		f.applied = revision
+	}
+	close(f.changed)
+	f.changed = make(chan struct{})
+	f.mu.Unlock()
+}
+
+// notInForce is the answer for a revision that is stored but that a step refused, or that took too long.
+type notInForce struct {
+	revision uint64
+	err      error
+}
+
+func (e *notInForce) Error() string {
+	return fmt.Sprintf("revision %d is stored but not in force: %v", e.revision, e.err)
+}
+
+func (e *notInForce) Unwrap() error { return e.err }
+
+// Wait returns when the revision, or a newer one, is in force; with a *notInForce when it was refused or ctx ended first.
+func (f *force) Wait(ctx context.Context, revision uint64) error {
+	for {
+		f.mu.Lock()
+		applied, attempted, err, changed := f.applied, f.attempted, f.err, f.changed
+		f.mu.Unlock()
+		if applied >= revision {
+			return nil
+		}
+		if attempted >= revision && err != nil {
+			return &notInForce{revision, err}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			why := ctx.Err()
+			if errors.Is(why, context.DeadlineExceeded) {
+				why = errors.New("it takes longer than the timeout; it is still being applied: see 'gatehouse status'")
+			}
+			return &notInForce{revision, why}
+		}
+	}
+}
+
+// State gives the newest revision in force, and why the newest attempt failed.
+func (f *force) State() (applied uint64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.applied, f.err
+}

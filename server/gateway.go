@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gatehouse/configs"
+	"gatehouse/firewall/iptables"
+	"gatehouse/firewall/reconcile"
+	"gatehouse/server/dhcp4"
+	"gatehouse/server/dns"
+	"gatehouse/server/lease"
+	"gatehouse/server/link"
+	"gatehouse/store"
+	"gatehouse/vpc"
+)
+
+// Gateway is the daemon's parts and what they share. Its exported methods are the api.Backend; they may be called at any
+// time after New, from any goroutine.
+type Gateway struct {
+	log     *slog.Logger
+	now     func() time.Time
+	version string
+	started time.Time
+
+	config atomic.Pointer[configs.Config]
+	store  *store.Store
+
+	firewall *reconcile.Loop
+	backend  iptables.Backend
+	links    *link.Manager
+	leases   *lease.Engine
+	dhcp4    *dhcp4.Server
+	dns      *dns.Server
+	force    *force
+
+	stored atomic.Pointer[vpc.Snapshot] // the newest revision
+	inUse  atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
+	ready  atomic.Bool
+	torn   atomic.Bool // after teardown nothing is applied any more
+
+	// change serialises writers from reading the desired state to storing the new one.
+	change sync.Mutex
+
+	confirm confirmation
+}
+
+// host gives the part of the configuration that the policy depends on.
+func (g *Gateway) host() vpc.Host { return g.config.Load().Host() }
+
+// Snapshot returns the newest stored revision.
+func (g *Gateway) Snapshot() *vpc.Snapshot { return g.stored.Load() }
+
+// reload makes the snapshot of what is stored and asks for it to be put in force.
+func (g *Gateway) reload() *vpc.Snapshot {
+	spec, revision := g.store.State()
+	s := vpc.NewSnapshot(spec, g.host(), revision)
+	g.stored.Store(s)
+	g.force.Wake()
+	return s
+}
+
+// serveSnapshot gives a snapshot that is in force to the parts that answer packets.
+func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
+	g.dns.SetSnapshot(s)
+	g.dhcp4.SetSnapshot(s)
+	g.inUse.Store(s)
+}
+
+// steps are what makes the world match a snapshot, in order: rules before links, so that a link never forwards without them.
+func (g *Gateway) steps() []step {
+	return []step{
+		{"firewall", g.firewall.Apply},
+		{"links", g.links.Apply},
+	}
+}
+
+// waitInForce waits for a revision as long as a request wants.
+func (g *Gateway) waitInForce(ctx context.Context, revision uint64, timeout time.Duration) error {
+	if timeout <= 0 {
+		timeout = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return g.force.Wait(ctx, revision)
+}

@@ -1,0 +1,465 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"gatehouse/configs"
+	"gatehouse/firewall"
+	"gatehouse/firewall/conntrack"
+	"gatehouse/firewall/ipset"
+	"gatehouse/firewall/iptables"
+	"gatehouse/firewall/reconcile"
+	"gatehouse/server/api"
+	"gatehouse/server/dhcp4"
+	"gatehouse/server/dns"
+	"gatehouse/server/lease"
+	"gatehouse/server/link"
+	"gatehouse/store"
+	"gatehouse/vpc"
+)
+
+// Options are what Serve works with.
+type Options struct {
+	LoadConfig func() (*configs.Config, error) // called at start and at every reload
+	Version    string
+	Stderr     io.Writer
+}
+
+// socketGroup may talk to the daemon where it exists.
+const socketGroup = "gatehouse"
+
+// shutdownTime is how long requests that are under way may take when the daemon ends.
+const shutdownTime = 5 * time.Second
+
+// Serve runs the daemon until ctx ends. The rules stay in force when it returns.
+func Serve(ctx context.Context, opt Options) error {
+	c, err := opt.LoadConfig()
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	log := newLogger(opt.Stderr, c.Log, level)
+	st, err := openStore(c, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			log.Error("close the state", "error", err)
+		}
+	}()
+	g, err := newGateway(ctx, c, st, log, opt.Version)
+	if err != nil {
+		return err
+	}
+	defer g.links.Close()
+	if err := g.firstManifest(ctx, c); err != nil {
+		return err
+	}
+	if err := g.confirm.restore(g); err != nil {
+		return err
+	}
+	l, err := listen(c.API.Socket)
+	if err != nil {
+		return err
+	}
+	return g.run(ctx, l, opt.LoadConfig, level)
+}
+
+func newLogger(w io.Writer, c configs.Log, level *slog.LevelVar) *slog.Logger {
+	setLevel(level, c.Level)
+	options := &slog.HandlerOptions{Level: level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		// The journal has the time already.
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	if c.Format == configs.FormatJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+func setLevel(level *slog.LevelVar, l configs.LogLevel) {
+	level.Set(map[configs.LogLevel]slog.Level{
+		configs.LevelDebug: slog.LevelDebug, configs.LevelInfo: slog.LevelInfo,
+		configs.LevelWarn: slog.LevelWarn, configs.LevelError: slog.LevelError,
+	}[l])
+}
+
+func openStore(c *configs.Config, log *slog.Logger) (*store.Store, error) {
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	return store.Open(c.StateFile(), store.Options{Log: log})
+}
+
+// newGateway makes the parts and wires them; nothing is served yet.
+func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *slog.Logger, version string) (*Gateway, error) {
+	g := &Gateway{log: log, now: time.Now, version: version, started: time.Now(), store: st}
+	g.config.Store(c)
+
+	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	g.backend = backend
+	for _, f := range backend.Findings {
+		log.Warn("firewall: "+f.Message, "code", f.Code, "remedy", f.Remedy)
+	}
+	tables, err := iptables.New(backend)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	sets, err := ipset.New()
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	// Links are looked at before the first rule is written: what was there is put back by teardown.
+	g.links, err = link.New(ctx, link.Options{Logger: log, Journal: journal{st}, OnPort: g.onPort})
+	if err != nil {
+		return nil, fmt.Errorf("links: %w", err)
+	}
+	g.firewall = reconcile.New(reconcile.Options{
+		IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
+		VerifyInterval: time.Duration(c.Firewall.VerifyInterval), Logger: log,
+	})
+	leases, err := st.Leases()
+	if err != nil {
+		return nil, err
+	}
+	g.leases = lease.New(lease.Config{Store: st, Enroller: g, Logger: log}, leases)
+	g.dhcp4 = dhcp4.New(dhcp4.Config{Leases: g.leases, Holder: g.links, Logger: log})
+	g.dns, err = dns.New(dns.Config{Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, Version: "gatehouse " + version, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	g.force = newForce(log, g.stored.Load, g.serveSnapshot, g.steps()...)
+	g.reload()
+	return g, nil
+}
+
+func upstreamsOf(c *configs.Config) []string {
+	var out []string
+	for _, u := range c.DNS.Upstreams {
+		out = append(out, u.String())
+	}
+	return out
+}
+
+// journal keeps in the store what teardown has to put back.
+type journal struct{ store *store.Store }
+
+const metaLinks = "links"
+
+func (j journal) Load(context.Context) ([]byte, error) { return j.store.Meta(metaLinks) }
+
+func (j journal) Save(ctx context.Context, data []byte) error {
+	return j.store.PutMeta(ctx, metaLinks, data)
+}
+
+// onPort tells DHCP where guests are.
+func (g *Gateway) onPort(p link.Port, up bool) {
+	if !up {
+		g.dhcp4.RemovePort(p.Index)
+		return
+	}
+	g.dhcp4.AddPort(dhcp4.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: linkMAC(p.Link)})
+}
+
+// linkMAC is the gateway's MAC on a vSwitch's link; zero when the link has gone meanwhile.
+func linkMAC(name string) vpc.MAC {
+	var mac vpc.MAC
+	if ifi, err := net.InterfaceByName(name); err == nil {
+		copy(mac[:], ifi.HardwareAddr)
+	}
+	return mac
+}
+
+// firstManifest applies the configured manifest when nothing was ever stored.
+func (g *Gateway) firstManifest(ctx context.Context, c *configs.Config) error {
+	if _, revision := g.store.State(); c.Manifest == "" || revision > 0 {
+		return nil
+	}
+	text, err := os.ReadFile(c.Manifest)
+	if err != nil {
+		return fmt.Errorf("first manifest: %w", err)
+	}
+	_, err = g.Apply(ctx, api.ApplyRequest{Files: []api.File{{Name: c.Manifest, Content: text}}, User: "gatehouse", NoWait: true})
+	return err
+}
+
+// listen opens the API's socket. A file that a killed daemon left is taken over; a living one's is not, since its store is
+// locked and we would not be here.
+func listen(path string) (net.Listener, error) {
+	if fds := os.Getenv("LISTEN_FDS"); fds == "1" && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
+		return net.FileListener(os.NewFile(3, path)) // systemd opened it
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("API socket: %w", err)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("API socket: %w", err)
+		}
+	}
+	old := syscall.Umask(0o117) // nobody else may connect, not even for a moment
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("API socket: %w", err)
+	}
+	if grp, err := user.LookupGroup(socketGroup); err == nil {
+		gid, err := strconv.Atoi(grp.Gid)
+		if err == nil {
+			err = os.Chown(path, -1, gid)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("API socket: %w", err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// run runs every task until ctx ends or one of them fails.
+func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs.Config, error), level *slog.LevelVar) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	for name, task := range map[string]func(context.Context) error{
+		"firewall": g.firewall.Run,
+		"links":    g.links.Run,
+		"leases":   g.leases.Run,
+		"dhcp4":    g.dhcp4.Run,
+		"dns":      g.dns.Run,
+		"force":    g.force.Run,
+		"expiry":   g.runExpiry,
+		"systemd":  g.runSystemd,
+	} {
+		tasks.Go(func() error {
+			err := task(ctx)
+			if ctx.Err() != nil || err == nil {
+				return nil // it ends because everything does
+			}
+			return fmt.Errorf("%s: %w", name, err)
+		})
+	}
+	tasks.Go(func() error { return g.serveHTTP(ctx, l, api.NewHandler(g, g.metrics())) })
+	if addr := string(g.config.Load().Metrics.Listen); addr != "" {
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fmt.Errorf("metrics.listen: %w", err)
+		}
+		tasks.Go(func() error { return g.serveHTTP(ctx, tcp, metricsOnly(api.NewHandler(g, g.metrics()))) })
+	}
+	tasks.Go(func() error {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-hup:
+				g.reloadConfig(load, level)
+			}
+		}
+	})
+	return tasks.Wait()
+}
+
+// metricsOnly serves what a monitor may see without being allowed to change anything.
+func metricsOnly(h http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for _, path := range []string{"GET /metrics", "GET /healthz", "GET /readyz"} {
+		mux.Handle(path, h)
+	}
+	return mux
+}
+
+// serveHTTP serves until ctx ends, and lets requests that are under way finish.
+func (g *Gateway) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+		defer cancel()
+		if s.Shutdown(ctx) != nil {
+			s.Close() // somebody follows events; they are cut
+		}
+	}()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("api: %w", err)
+	}
+	<-done
+	return nil
+}
+
+// reloadConfig reads the configuration again. What can change while running does; a bad file changes nothing.
+func (g *Gateway) reloadConfig(load func() (*configs.Config, error), level *slog.LevelVar) {
+	c, err := load()
+	if err != nil {
+		g.log.Error("reload: the configuration is refused, the old one stays", "error", err)
+		return
+	}
+	old := g.config.Load()
+	for _, fixed := range []struct {
+		key     string
+		changed bool
+	}{
+		{"stateDir", c.StateDir != old.StateDir}, {"api.socket", c.API.Socket != old.API.Socket}, {"api.listen", c.API.Listen != old.API.Listen},
+		{"metrics.listen", c.Metrics.Listen != old.Metrics.Listen}, {"firewall", c.Firewall != old.Firewall}, {"log.format", c.Log.Format != old.Log.Format},
+	} {
+		if fixed.changed {
+			g.log.Warn("reload: takes effect at the next start only", "key", fixed.key)
+		}
+	}
+	setLevel(level, c.Log.Level)
+	if err := g.dns.SetUpstreams(upstreamsOf(c)); err != nil {
+		g.log.Error("reload", "error", err)
+		return
+	}
+	g.dns.SetCacheSize(c.DNS.CacheSize)
+	g.change.Lock()
+	g.config.Store(c)
+	g.reload()
+	g.change.Unlock()
+	g.log.Info("configuration reloaded")
+}
+
+// runSystemd says when the daemon is ready and feeds the watchdog as long as the parts answer.
+func (g *Gateway) runSystemd(ctx context.Context) error {
+	if err := g.waitReady(ctx); err != nil {
+		return nil // the daemon ends before it was ready
+	}
+	g.ready.Store(true)
+	s := g.inUse.Load()
+	g.log.Info("ready", "revision", s.Revision, "vswitches", len(s.VSwitches), "instances", len(s.Instances), "backend", g.backend.Mode)
+	g.notify(daemon.SdNotifyReady + "\nSTATUS=revision " + strconv.FormatUint(s.Revision, 10) + " is in force")
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		interval = time.Hour // nobody watches
+	}
+	tick := time.NewTicker(interval / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			g.notify(daemon.SdNotifyStopping)
+			return nil
+		case <-tick.C:
+			if g.alive() {
+				g.notify(daemon.SdNotifyWatchdog)
+			}
+		}
+	}
+}
+
+// waitReady waits until the stored revision was put in force for the first time.
+func (g *Gateway) waitReady(ctx context.Context) error {
+	for {
+		if err := g.force.Wait(ctx, g.stored.Load().Revision); err == nil && g.inUse.Load() != nil {
+			return nil
+		} else if ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			g.notify("STATUS=" + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (g *Gateway) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		g.log.Warn("notify systemd", "error", err)
+	}
+}
+
+// alive reports whether the store answers and no writer is stuck: a hung daemon is better restarted.
+func (g *Gateway) alive() bool {
+	_, err := g.store.Meta(metaLinks)
+	return err == nil
+}
+
+// Teardown removes every trace from the kernel; nothing is put in force again before the daemon is restarted.
+func (g *Gateway) Teardown(ctx context.Context) error {
+	g.torn.Store(true)
+	g.inUse.Store(nil)
+	empty := vpc.NewSnapshot(&vpc.Spec{}, vpc.Host{}, g.stored.Load().Revision)
+	g.dns.SetSnapshot(empty)
+	g.leases.SetSnapshot(empty)
+	g.dhcp4.SetSnapshot(empty)
+	// Links first: without rules nothing may forward for them, not even for a moment.
+	if err := g.links.Teardown(ctx); err != nil {
+		return fmt.Errorf("teardown: links: %w", err)
+	}
+	if err := g.firewall.Teardown(ctx); err != nil {
+		return fmt.Errorf("teardown: firewall: %w", err)
+	}
+	g.log.Warn("torn down: nothing is enforced until the daemon is restarted")
+	return nil
+}
+
+// TeardownOffline is Teardown without a daemon. It refuses while one runs.
+func TeardownOffline(ctx context.Context, c *configs.Config, stderr io.Writer) error {
+	log := newLogger(stderr, configs.Log{Level: configs.LevelWarn, Format: configs.FormatText}, new(slog.LevelVar))
+	st, err := openStore(c, log)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	links, err := link.New(ctx, link.Options{Logger: log, Journal: journal{st}})
+	if err != nil {
+		return fmt.Errorf("links: %w", err)
+	}
+	defer links.Close()
+	backend, _, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	tables, err := iptables.New(backend)
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	sets, err := ipset.New()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	if err := links.Teardown(ctx); err != nil {
+		return fmt.Errorf("links: %w", err)
+	}
+	if err := tables.Teardown(ctx); err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	have, err := sets.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	_, err = sets.Delete(ctx, ipset.Stale(have, []firewall.Set{}))
+	return err
+}

@@ -1,0 +1,68 @@
+package server
+
+import (
+	"context"
+	"io"
+
+	"gatehouse/server/api"
+	"gatehouse/vpc"
+)
+
+// Status gives the daemon's health: every problem that keeps the gateway from working, with its remedy.
+func (g *Gateway) Status(context.Context) (*api.Status, error) {
+	s := g.stored.Load()
+	applied, err := g.force.State()
+	st := &api.Status{
+		Version: g.version, Revision: s.Revision, Applied: applied, Started: g.started, Problems: []api.Problem{},
+		VPCs: len(s.VPCs), VSwitches: len(s.VSwitches), Instances: len(s.Instances),
+	}
+	for _, l := range g.leases.Leases() {
+		if l.State == vpc.LeaseBound {
+			st.Leases++
+		}
+	}
+	if g.torn.Load() {
+		st.Problems = append(st.Problems, api.Problem{Code: "torn-down", Message: "everything was removed from the kernel by 'gatehouse teardown'", Remedy: "restart the daemon to put the stored state in force again"})
+	}
+	if err != nil {
+		st.Problems = append(st.Problems, api.Problem{Code: "not-in-force", Message: (&notInForce{s.Revision, err}).Error(), Remedy: remedyOf(err)})
+	}
+	fw := g.firewall.Status()
+	st.Firewall = api.FirewallStatus{Backend: string(g.backend.Mode), Repairs: fw.Repairs}
+	if f := g.firewall.Current(); f != nil {
+		rs := f.Ruleset
+		st.Firewall.Sets = len(rs.Sets)
+		for _, f := range rs.Families {
+			for _, t := range f.Tables {
+				st.Firewall.Chains += len(t.Chains)
+				for _, c := range t.Chains {
+					st.Firewall.Rules += len(c.Rules)
+				}
+			}
+		}
+	}
+	st.Problems = append(st.Problems, g.partProblems()...)
+	st.Healthy = len(st.Problems) == 0
+	return st, nil
+}
+
+// remedyOf asks an error for its remedy.
+func remedyOf(err error) string {
+	for err != nil {
+		if r, ok := err.(interface{ Remedy() string }); ok {
+			return r.Remedy()
+		}
+		u, ok := err.(interface{ Unwrap() error })
+		if !ok {
+			break
+		}
+		err = u.Unwrap()
+	}
+	return "it is tried again by itself; the message says what refuses"
+}
+
+// Ready reports whether the first snapshot has been put in force and every socket is open.
+func (g *Gateway) Ready() bool { return g.ready.Load() }
+
+// Backup writes a consistent copy of the state.
+func (g *Gateway) Backup(_ context.Context, w io.Writer) error { return g.store.Backup(w) }
