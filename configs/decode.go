@@ -251,7 +251,7 @@ func (d *decoder) slice(n *yaml.Node, path string, v reflect.Value, depth int) {
 		d.add(n, path, "needs a list, not %s%s", describe(n), hint)
 		return
 	}
-	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
+	out := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	seen := map[string]*yaml.Node{}
 	identity := identityKey(v.Type().Elem())
 	for i, e := range n.Content {
@@ -265,19 +265,14 @@ func (d *decoder) slice(n *yaml.Node, path string, v reflect.Value, depth int) {
 			}
 			seen[name] = key
 		}
-		d.value(e, elem, out.Index(i), depth+1)
-	}
-	// An element that could not be decoded, or that is a duplicate, must not stay behind as a nil pointer.
-	v.Set(out)
-	if v.Type().Elem().Kind() == reflect.Pointer {
-		kept := reflect.MakeSlice(v.Type(), 0, len(n.Content))
-		for i := range out.Len() {
-			if !out.Index(i).IsNil() {
-				kept = reflect.Append(kept, out.Index(i))
-			}
+		one := reflect.New(v.Type().Elem()).Elem()
+		d.value(e, elem, one, depth+1)
+		out = reflect.Append(out, one)
+		if d.stopped {
+			return
 		}
-		v.Set(kept)
 	}
+	v.Set(out)
 }
 
 func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value, depth int) {
@@ -285,7 +280,7 @@ func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value, depth in
 		def.SetDefaults()
 	}
 	if n.Kind != yaml.MappingNode {
-		d.add(n, path, "needs a map with keys (%s), not %s", strings.Join(fieldNames(v.Type()), ", "), describe(n))
+		d.add(n, path, "needs a map, not %s (with the keys %s)", describe(n), strings.Join(fieldNames(v.Type()), ", "))
 		return
 	}
 	seen := map[string]int{}
@@ -457,7 +452,7 @@ func wanted(t reflect.Type) string {
 		}
 	case reflect.Struct:
 		if !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
-			return "a map with keys"
+			return "a map"
 		}
 	}
 	return "a value"
@@ -473,7 +468,7 @@ func parseAddr(s string) (netip.Addr, error) {
 	case a.Zone() != "":
 		return netip.Addr{}, fmt.Errorf("%q names a link after the %%: write the address alone", s)
 	case a.Is4In6():
-		return netip.Addr{}, fmt.Errorf("%s is an IPv4 address in IPv6 clothes: write %s", s, a.Unmap())
+		return netip.Addr{}, fmt.Errorf("%s is an IPv4 address in IPv6 form: write %s", s, a.Unmap())
 	}
 	return a, nil
 }
