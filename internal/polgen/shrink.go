@@ -49,7 +49,7 @@ func cut(s *vpc.Spec, n int) bool {
 		return true
 	}
 	for _, v := range s.VPCs {
-		if remove(&c, &v.Instances) || remove(&c, &v.VSwitches) || remove(&c, &v.SecurityGroups) ||
+		if remove(&c, &v.Instances) || remove(&c, &v.VSwitches) ||
 			remove(&c, &v.NetworkACLs) || remove(&c, &v.PrefixLists) || remove(&c, &v.SecondaryCIDRBlocks) {
 			return true
 		}
@@ -59,7 +59,11 @@ func cut(s *vpc.Spec, n int) bool {
 				return true
 			}
 		}
-		for _, g := range v.SecurityGroups {
+		for i, g := range v.SecurityGroups {
+			if g.Name != vpc.DefaultGroup && c.here() { // the group default is always there
+				v.SecurityGroups = slices.Delete(v.SecurityGroups, i, i+1)
+				return true
+			}
 			if remove(&c, &g.Rules) {
 				return true
 			}
