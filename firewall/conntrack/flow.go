@@ -54,6 +54,9 @@ func (f Flow) Packet(s *vpc.Snapshot) vpc.Packet {
 	if !p.Protocol.HasPorts() {
 		p.SrcPort, p.DstPort = 0, 0
 	}
+	if i := s.InterfaceByAddr(o.Src); i != nil {
+		p.SrcMAC = i.MAC
+	}
 	return p
 }
 

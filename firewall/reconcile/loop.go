@@ -61,19 +61,16 @@ const (
 // ErrStopped means that the loop has ended before the revision was in force.
 var ErrStopped = errors.New("the firewall loop has stopped")
 
-// Options are what a Loop works with. Compile and Trace are the pure functions of package firewall.
+// Options are what a Loop works with.
 type Options struct {
 	IPTables  IPTables
 	IPSet     IPSet
 	Conntrack Conntrack
 
-	Features firewall.Features // as probed; RefuseMidStream is the loop's to decide
-	Compile  func(*vpc.Snapshot, firewall.Features) *firewall.Ruleset
-	Trace    func(*firewall.Ruleset, vpc.Packet) vpc.Verdict
-
-	VerifyInterval time.Duration    // 30s when zero
-	Now            func() time.Time // time.Now when nil
-	Logger         *slog.Logger     // discards when nil
+	Features       firewall.Features // as probed; RefuseMidStream is the loop's to decide
+	VerifyInterval time.Duration     // 30s when zero
+	Now            func() time.Time  // time.Now when nil
+	Logger         *slog.Logger      // discards when nil
 }
 
 // Loop keeps the kernel's firewall equal to the newest snapshot. All its methods may be called from any goroutine; those that
@@ -93,6 +90,7 @@ type Loop struct {
 	status  Status
 
 	// What follows belongs to the goroutine of Run.
+	compiler   *firewall.Compiler
 	writer     writer
 	judged     *vpc.Snapshot // flows have been judged by this one; nil: by none
 	fresh      bool          // the kernel had no chains of ours when we came
@@ -107,12 +105,14 @@ type Loop struct {
 type Force struct {
 	Snapshot *vpc.Snapshot
 	Ruleset  *firewall.Ruleset
-	trace    func(*firewall.Ruleset, vpc.Packet) vpc.Verdict
+	Tracer   *firewall.Tracer
 	refused  bool // compiled with RefuseMidStream
 }
 
-// Trace walks a packet through the ruleset in force.
-func (f *Force) Trace(p vpc.Packet) vpc.Verdict { return f.trace(f.Ruleset, p) }
+// Trace walks a packet through the ruleset in force, on the way that the snapshot's routes take.
+func (f *Force) Trace(p vpc.Packet) vpc.Verdict {
+	return f.Tracer.Trace(p, firewall.PathOf(f.Snapshot, p))
+}
 
 // failure is an attempt that failed and will be repeated.
 type failure struct {
@@ -140,8 +140,9 @@ func New(opt Options) *Loop {
 	return &Loop{
 		opt: opt, log: opt.Logger, now: opt.Now,
 		wake: make(chan struct{}, 1), jobs: make(chan job), stopped: make(chan struct{}),
-		writer:  writer{iptables: opt.IPTables, ipset: opt.IPSet},
-		repairs: bucket{size: repairBurst, every: repairInterval, tokens: repairBurst},
+		compiler: firewall.NewCompiler(opt.Features),
+		writer:   writer{iptables: opt.IPTables, ipset: opt.IPSet},
+		repairs:  bucket{size: repairBurst, every: repairInterval, tokens: repairBurst},
 	}
 }
 
@@ -296,7 +297,11 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 	}
 	features := l.opt.Features
 	features.RefuseMidStream = !l.fresh || !l.refuseFrom.IsZero() && !l.now().Before(l.refuseFrom)
-	rs := l.opt.Compile(s, features)
+	l.compiler.SetFeatures(features)
+	rs, err := l.compiler.Compile(s)
+	if err != nil {
+		return fmt.Errorf("compile: %w", err)
+	}
 
 	before := l.force.Load()
 	if err := l.writeOnce(ctx, rs, before); err != nil {
@@ -305,14 +310,15 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 	if l.refuseFrom.IsZero() && l.fresh {
 		l.refuseFrom = l.now().Add(midStreamGrace)
 	}
-	l.force.Store(&Force{Snapshot: s, Ruleset: rs, trace: l.opt.Trace, refused: features.RefuseMidStream})
+	f := &Force{Snapshot: s, Ruleset: rs, Tracer: firewall.NewTracer(rs), refused: features.RefuseMidStream}
+	l.force.Store(f)
 	l.count(func(st *Status) { st.InForce, st.drift = s.Revision, nil })
 	l.verifySoon()
 
 	if err := l.writer.clean(ctx, rs); err != nil {
 		l.log.Warn("leftovers stay until the next verification", "err", err)
 	}
-	cut, err := revoke(ctx, l.opt.Conntrack, affectedBy(l.judged, s), s, l.force.Load().Trace)
+	cut, err := revoke(ctx, l.opt.Conntrack, affectedBy(l.judged, s), f)
 	l.count(func(st *Status) { st.FlowsCut += uint64(cut) })
 	if err != nil {
 		return fmt.Errorf("its rules are in force, but not all flows that it ends are cut: %w", err)

@@ -163,20 +163,20 @@ func (d *differ) once(a, b any, compare func() bool) bool {
 	return same
 }
 
-// revoke deletes the flows that the ruleset in force no longer allows, and returns how many.
-func revoke(ctx context.Context, ct Conntrack, a affected, s *vpc.Snapshot, trace func(vpc.Packet) vpc.Verdict) (int, error) {
+// revoke deletes the flows that what is in force no longer allows, and returns how many.
+func revoke(ctx context.Context, ct Conntrack, a affected, now *Force) (int, error) {
 	if a.none() {
 		return 0, nil
 	}
 	total := 0
 	for _, f := range vpc.Families() {
-		flows, err := ct.List(ctx, f, a.wants(s))
+		flows, err := ct.List(ctx, f, a.wants(now.Snapshot))
 		if err != nil {
 			return total, err
 		}
 		var ended []conntrack.Flow
 		for _, flow := range flows {
-			if a.ends(flow, s, trace) {
+			if a.ends(flow, now) {
 				ended = append(ended, flow)
 			}
 		}
@@ -191,11 +191,11 @@ func revoke(ctx context.Context, ct Conntrack, a affected, s *vpc.Snapshot, trac
 
 // ends decides about one flow. What the gateway opens itself is not filtered, and lives on unless the other end's address is
 // somebody else's now.
-func (a affected) ends(flow conntrack.Flow, s *vpc.Snapshot, trace func(vpc.Packet) vpc.Verdict) bool {
+func (a affected) ends(flow conntrack.Flow, now *Force) bool {
 	for addr := range flow.Addrs {
 		if a.departed[addr] {
 			return true
 		}
 	}
-	return !flow.Local && !trace(flow.Packet(s)).Allowed
+	return !flow.Local && !now.Trace(flow.Packet(now.Snapshot)).Allowed
 }
