@@ -171,6 +171,9 @@ func (d *differ) giveBack(l *link, u *linkUndo) {
 			if !ok {
 				was = f.initial
 			}
+			if u.Ports[p.name] == nil {
+				break // it came in this moment: nobody has changed it
+			}
 			if have, known := p.port[f.attr]; known && have != was {
 				flags[f.attr] = was
 			}
@@ -627,6 +630,9 @@ func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
 			continue
 		}
 		usable = append(usable, p)
+		if !u.Created {
+			u.rememberPort(p)
+		}
 		flags := map[uint16]uint8{}
 		for _, f := range portFlags() {
 			have, known := p.port[f.attr]
@@ -638,9 +644,6 @@ func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
 			case known && have != f.want:
 				flags[f.attr] = f.want
 			}
-			if known && have != f.want && have != f.initial && !u.Created {
-				d.rememberPort(u, p, f.attr, have)
-			}
 		}
 		if len(flags) > 0 {
 			d.step(func(k driver) error { return k.setPort(p.index, flags) }, "%s: %s", p.name, describePort(flags))
@@ -649,26 +652,11 @@ func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
 			d.out.holds.ports[p.name] = Port{p.index, p.name, w.sw.ID, w.name, l.index, l.mac}
 		}
 	}
+	u.forgetPorts(usable)
 	if unlocked {
 		d.find(FindingUnlocked, w, "use a kernel from 5.17 on", "this kernel cannot lock ports of %s: a guest can send from MACs that it does not hold", w.name)
 	}
 	d.fdb(w, usable, u)
-}
-
-// rememberPort notes a flag of an adopted bridge's port that somebody had changed from the kernel's default.
-func (d *differ) rememberPort(u *linkUndo, p *link, attr uint16, have uint8) {
-	flags := maps.Clone(u.Ports[p.name])
-	if _, ok := flags[attr]; ok {
-		return
-	}
-	if flags == nil {
-		flags = map[uint16]uint8{}
-	}
-	flags[attr] = have
-	if u.Ports == nil {
-		u.Ports = map[string]map[uint16]uint8{}
-	}
-	u.Ports[p.name] = flags
 }
 
 // fdb keeps, frees and gives MACs: first what is held already, then pinned interfaces and what a port has learned

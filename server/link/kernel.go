@@ -308,7 +308,7 @@ func (k *kernel) readRoutes(byIndex map[int]*link, interest func(string) bool, r
 		var err error
 		for range dumpAttempts {
 			var found []route
-			err = k.handle.RouteListFilteredIter(family, nil, 0, func(n netlink.Route) bool {
+			err = k.handle.RouteListFilteredIter(family, &netlink.Route{}, 0, func(n netlink.Route) bool {
 				r := route{dst: prefixOf(n.Dst), ours: n.Protocol == protocol, unicast: n.Type == unix.RTN_UNICAST, kernel: n.Protocol == unix.RTPROT_KERNEL, family: f}
 				if n.Dst == nil {
 					r.dst = zero
@@ -440,7 +440,9 @@ func (k *kernel) createBridge(name string, mac vpc.MAC) error {
 	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac[:]))
 	attrs := map[uint16]uint32{}
 	for _, a := range bridgeAttrs() {
-		attrs[a.attr] = a.want
+		if a.attr != vlanFiltering { // off anyway, and refused by kernels without it
+			attrs[a.attr] = a.want
+		}
 	}
 	req.AddData(bridgeInfo(attrs))
 	return execute(req)

@@ -376,28 +376,34 @@ func (m *Manager) sync(ctx context.Context) error {
 		return nil
 	}
 	return m.k.in(func() error {
-		var last []step
+		var problems []error
 		for range maxPasses {
 			st, out, err := m.compare(m.plan)
 			if err != nil {
 				return err
 			}
-			// Links that are there now are heard of from here on: what comes up in between is read by the next pass.
+			problems = out.refused
 			if err := m.remember(ctx, out.undo); err != nil {
-				return errors.Join(append(out.refused, err)...)
+				return errors.Join(append(problems, err)...)
 			}
-			m.interest.Store(newInterest(m.plan, out.undo, st))
+			i := newInterest(m.plan, out.undo, st)
+			old := m.interest.Swap(i)
 			m.holds, m.findings = out.holds, out.findings
 			wake(m.newPorts)
-			if len(out.steps) == 0 {
-				return errors.Join(out.refused...)
+			// A port that came to a link which we did not listen to yet is in the next reading only.
+			if len(out.steps) == 0 && old != nil && maps.Equal(old.links, i.links) {
+				return errors.Join(problems...)
 			}
-			last = out.steps
 			if err := m.act(ctx, out.steps); err != nil {
-				return errors.Join(append(out.refused, err)...)
+				problems = append(problems, err)
+			} else if len(out.steps) > 0 {
+				problems = append(problems, fmt.Errorf("%s: the kernel took it but does not show it", out.steps[0].what))
+			}
+			if ctx.Err() != nil {
+				break
 			}
 		}
-		return fmt.Errorf("%s: the kernel took it but does not show it", last[0].what)
+		return errors.Join(problems...)
 	})
 }
 
@@ -443,7 +449,9 @@ func (m *Manager) act(ctx context.Context, steps []step) error {
 		}
 		m.opt.Logger.Debug("link step", "step", s.what)
 	}
-	m.opt.Logger.Info("links changed", "steps", len(steps), "failed", len(errs))
+	if len(steps) > 0 {
+		m.opt.Logger.Info("links changed", "steps", len(steps), "failed", len(errs))
+	}
 	return errors.Join(errs...)
 }
 

@@ -43,7 +43,7 @@ type linkUndo struct {
 	Addrs   []netip.Prefix              `json:"addrs,omitempty"`   // those that we added
 	Sysctls map[string]saved            `json:"sysctls,omitempty"`
 	Bridge  map[uint16]uint32           `json:"bridge,omitempty"` // attributes as they were
-	Ports   map[string]map[uint16]uint8 `json:"ports,omitempty"`  // by name: flags that were not as the kernel makes them
+	Ports   map[string]map[uint16]uint8 `json:"ports,omitempty"`  // by name: flags as they were where they differ from what the kernel makes
 }
 
 // parseUndo reads a saved document. One of another boot counts for nothing.
@@ -87,4 +87,28 @@ func (l *linkUndo) clone() *linkUndo {
 	c.Bridge = maps.Clone(l.Bridge)
 	c.Ports = maps.Clone(l.Ports)
 	return &c
+}
+
+// rememberPort notes the flags of an adopted bridge's port when it is first seen.
+func (l *linkUndo) rememberPort(p *link) {
+	if l.Ports[p.name] != nil {
+		return
+	}
+	flags := map[uint16]uint8{}
+	for _, f := range portFlags() {
+		if have, known := p.port[f.attr]; known && have != f.initial {
+			flags[f.attr] = have
+		}
+	}
+	if l.Ports == nil {
+		l.Ports = map[string]map[uint16]uint8{}
+	}
+	l.Ports[p.name] = flags
+}
+
+// forgetPorts drops ports that have left: if they come back, the kernel has made them anew.
+func (l *linkUndo) forgetPorts(present []*link) {
+	maps.DeleteFunc(l.Ports, func(name string, _ map[uint16]uint8) bool {
+		return !slices.ContainsFunc(present, func(p *link) bool { return p.name == name })
+	})
 }
