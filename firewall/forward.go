@@ -18,7 +18,7 @@ func (b *builder) forward() {
 		clear,
 		jump(chainToLink),
 		jump(chainVPC),
-		{Match: Match{Mark: &none}, Reason: vpc.ReasonNotOurs},
+		{Match: Match{Mark: &none}}, // none of ours
 		clear,
 	}
 	if b.hasACL() {

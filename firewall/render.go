@@ -122,15 +122,7 @@ func appendMatch(b []byte, m *Match, f vpc.Family) []byte {
 	if m.Mark != nil {
 		b = append(appendMark(append(b, "-m mark --mark "...), *m.Mark), ' ')
 	}
-	if m.SYN != 0 {
-		b = append(b, "-m tcp "...)
-		if m.SYN < 0 {
-			b = append(b, "! "...)
-		}
-		b = append(b, "--syn "...)
-	}
-	b = appendPorts(b, proto, "sport", m.SrcPorts)
-	b = appendPorts(b, proto, "dport", m.DstPorts)
+	b = appendTransport(b, proto, m)
 	if m.ICMPType > 0 {
 		if f == vpc.IPv6 {
 			b = append(b, "-m icmp6 --icmpv6-type "...)
@@ -216,17 +208,34 @@ func appendPrefix(b []byte, option string, p netip.Prefix, not bool) []byte {
 	return append(p.AppendTo(append(b, option...)), ' ')
 }
 
-// appendPorts renders one side's ports: by the protocol's own match when it is one range, else by multiport.
-func appendPorts(b []byte, proto, side string, ports vpc.Ports) []byte {
-	if len(ports) == 0 {
-		return b
+// appendTransport renders what is asked of a TCP or UDP header: one range of ports by the protocol's own match, several
+// by multiport.
+func appendTransport(b []byte, proto string, m *Match) []byte {
+	if m.SYN != 0 || len(m.SrcPorts) == 1 || len(m.DstPorts) == 1 {
+		b = append(append(append(b, "-m "...), proto...), ' ')
+		switch {
+		case m.SYN > 0:
+			b = append(b, "--syn "...)
+		case m.SYN < 0:
+			b = append(b, "! --syn "...)
+		}
+		if len(m.SrcPorts) == 1 {
+			b = appendPorts(append(b, "--sport "...), m.SrcPorts)
+		}
+		if len(m.DstPorts) == 1 {
+			b = appendPorts(append(b, "--dport "...), m.DstPorts)
+		}
 	}
-	b = append(b, "-m "...)
-	if len(ports) == 1 {
-		b = append(append(append(append(b, proto...), " --"...), side...), ' ')
-	} else {
-		b = append(append(append(b, "multiport --"...), side...), "s "...)
+	if len(m.SrcPorts) > 1 {
+		b = appendPorts(append(b, "-m multiport --sports "...), m.SrcPorts)
 	}
+	if len(m.DstPorts) > 1 {
+		b = appendPorts(append(b, "-m multiport --dports "...), m.DstPorts)
+	}
+	return b
+}
+
+func appendPorts(b []byte, ports vpc.Ports) []byte {
 	for i, r := range ports {
 		if i > 0 {
 			b = append(b, ',')

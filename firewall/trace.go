@@ -194,12 +194,8 @@ func (w *walk) note(r *Rule, drop bool) {
 		return
 	}
 	out := vpc.StageResult{Stage: w.stage, Rule: r.ID, Reason: r.Reason}
-	switch {
-	case drop:
+	if drop {
 		out.Verdict = vpc.StageDrop
-	case r.Reason == vpc.ReasonNotOurs:
-		out.Stage = vpc.StageVPC
-		w.found[vpc.StageVPC] = out
 	}
 	w.found[w.stage] = out
 }
@@ -220,14 +216,7 @@ func (w *walk) top(name string) {
 		return
 	}
 	for i := range c.Rules {
-		r := &c.Rules[i]
-		if r.Match.Mark != nil && r.Reason == vpc.ReasonNotOurs {
-			if w.matches(&r.Match) {
-				return
-			}
-			continue
-		}
-		if out, done := w.rule(c, r); done && out != dropped {
+		if out, done := w.rule(c, &c.Rules[i]); done && out != dropped {
 			return
 		}
 	}
