@@ -284,15 +284,14 @@ func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte
 	// The answer is pieced together: ours, theirs, and where a forwarder's leads back to a name of ours, ours again.
 	var m miekg.Msg
 	if err := m.Unpack(local); err != nil {
-		return failed(q, limit)
+		return failed(q)
 	}
 	m.Ns, m.Extra = nil, nil
-	asked := *q
 	for range maxHandoff {
-		reply, _ := e.append(nil, q, maxReply, r.now())
+		reply, _ := e.append(nil, q.about(e.key.name), maxReply, r.now())
 		var theirs miekg.Msg
 		if err := theirs.Unpack(reply); err != nil {
-			return failed(q, limit)
+			return failed(q)
 		}
 		m.Rcode, m.Authoritative, m.AuthenticatedData = e.rcode, false, false
 		m.Ns = theirs.Ns
@@ -306,15 +305,12 @@ func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte
 		}
 		n, err := parseName(back)
 		if err != nil {
-			return failed(q, limit)
+			return failed(q)
 		}
-		wire, _ := packName(back)
-		asked.question = appendQuestion(wire, q.Type)
-		asked.length = copy(asked.lower[:], n)
 		var ours miekg.Msg
-		reply, out = v.Answer(nil, &asked, maxReply)
+		reply, out = v.Answer(nil, q.about(n), maxReply)
 		if err := ours.Unpack(reply); err != nil {
-			return failed(q, limit)
+			return failed(q)
 		}
 		m.Answer = append(m.Answer, ours.Answer...)
 		m.Ns, m.Rcode = ours.Ns, out.Rcode
@@ -344,7 +340,7 @@ func (e *entry) reply(q *Query, limit int, now time.Time) ([]byte, Outcome) {
 	return reply, Outcome{Rcode: e.rcode, Source: e.source, Truncated: truncated}
 }
 
-func failed(q *Query, limit int) ([]byte, Outcome) {
+func failed(q *Query) ([]byte, Outcome) {
 	return appendError(nil, q, miekg.RcodeServerFailure), Outcome{Rcode: miekg.RcodeServerFailure}
 }
 
@@ -354,7 +350,7 @@ func packReply(m *miekg.Msg, q *Query, source string, limit int) ([]byte, Outcom
 	m.Compress = true
 	wire, err := m.Pack()
 	if err != nil || len(wire) < headerSize+len(q.question) {
-		return failed(q, limit)
+		return failed(q)
 	}
 	out := newMessage(nil, q, limit)
 	out.buf = append(out.buf, wire[headerSize+len(q.question):]...)

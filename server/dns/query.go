@@ -66,6 +66,14 @@ func (q *Query) Name() string { return q.name().String() }
 
 func (q *Query) name() name { return name(q.lower[:q.length]) }
 
+// about returns the same question about another name.
+func (q *Query) about(n name) *Query {
+	c := *q
+	c.question = appendQuestion([]byte(n), q.Type)
+	c.length = copy(c.lower[:], n)
+	return &c
+}
+
 // clone returns a copy that outlives the packet that q was read from.
 func (q *Query) clone() *Query {
 	c := *q
