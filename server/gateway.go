@@ -66,6 +66,7 @@ func (g *Gateway) reload() *vpc.Snapshot {
 // serveSnapshot gives a snapshot that is in force to the parts that answer packets.
 func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
 	g.dns.SetSnapshot(s)
+	g.leases.SetSnapshot(s) // before DHCP, which asks it
 	g.dhcp4.SetSnapshot(s)
 	g.inUse.Store(s)
 }

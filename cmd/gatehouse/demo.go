@@ -56,6 +56,9 @@ was measured beside what the policy says, and exits with 0 only when they agree.
 			if err == nil && dump {
 				err = d.dump(ctx)
 			}
+			if err != nil {
+				d.explainFailure(ctx)
+			}
 			return errors.Join(err, lab.Close())
 		},
 	}
@@ -388,6 +391,19 @@ func (d *demo) try(ctx context.Context, p *probe) (policy, measured bool, err er
 		measured = p.from.space.Ping(ctx, to.String())
 	}
 	return e.Allowed, measured, err
+}
+
+// explainFailure prints what the daemon has to say; nothing that it cannot get is worth another error.
+func (d *demo) explainFailure(ctx context.Context) {
+	if d.client != nil {
+		if s, err := d.client.Status(ctx); err == nil && !s.Healthy {
+			d.say("")
+			printStatus(d.out, s)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(d.lab.Dir, "daemon.log")); err == nil {
+		d.say("\nthe daemon's log:\n%s", bytes.TrimSpace(text))
+	}
 }
 
 // dump prints the gateway's rules.

@@ -45,16 +45,16 @@ func (p *Reply) addBoot(r *Request, boot vpc.BootSpec) {
 	}
 	switch {
 	case pxe:
-		p.must(dhcpv4.OptionClassIdentifier, []byte(classPXE))
-		p.must(dhcpv4.OptionVendorSpecificInformation, pxeControl)
+		p.may(dhcpv4.OptionClassIdentifier, []byte(classPXE))
+		p.may(dhcpv4.OptionVendorSpecificInformation, pxeControl)
 	case http:
-		p.must(dhcpv4.OptionClassIdentifier, []byte(classHTTP))
+		p.may(dhcpv4.OptionClassIdentifier, []byte(classHTTP))
 	}
 	if boot.Server != "" && len(boot.Server) <= 255 {
-		p.must(dhcpv4.OptionTFTPServerName, []byte(boot.Server))
+		p.may(dhcpv4.OptionTFTPServerName, []byte(boot.Server))
 	}
 	if len(file) <= 255 {
-		p.must(dhcpv4.OptionBootfileName, []byte(file))
+		p.may(dhcpv4.OptionBootfileName, []byte(file))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,13 +31,13 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 	p.must(dhcpv4.OptionRouter, gateway.AsSlice()) // also beside 121: who does not know that one needs it
 	routes := classlessRoutes(w)
 	if onForeignLink(w) {
-		p.must(dhcpv4.OptionClasslessStaticRoute, routes)
+		p.may(dhcpv4.OptionClasslessStaticRoute, routes)
 	}
 	p.addBoot(r, w.VPC.DHCPOptions.Boot)
 
 	var sent [256]bool
 	sent[dhcpv4.OptionDHCPMessageType.Code()] = true
-	for _, o := range p.Must {
+	for _, o := range slices.Concat(p.Must, p.May) {
 		sent[o.Code] = true
 	}
 	list := r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()]

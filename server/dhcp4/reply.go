@@ -31,7 +31,7 @@ type Reply struct {
 	Relay     netip.Addr // giaddr
 	File      string     // boot file, at most 127 bytes
 
-	Must      []Option // always sent, in this order, after the message type
+	Must      []Option // always sent, in this order, after the message type; they fit into the smallest message
 	May       []Option // sent in this order as far as there is room
 	RelayInfo []byte   // option 82, echoed last; the relay takes it out before the client sees it
 	MaxSize   int      // bytes that the client takes
@@ -53,6 +53,11 @@ func newReply(r *Request, kind dhcpv4.MessageType, server netip.Addr) *Reply {
 // must appends an option that is always sent.
 func (p *Reply) must(code dhcpv4.OptionCode, data []byte) {
 	p.Must = append(p.Must, Option{code.Code(), data})
+}
+
+// may appends an option that is sent if there is room for it.
+func (p *Reply) may(code dhcpv4.OptionCode, data []byte) {
+	p.May = append(p.May, Option{code.Code(), data})
 }
 
 // Encode returns the message as it goes into a datagram. The options that the client must have come first, then what it

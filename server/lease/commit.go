@@ -59,8 +59,8 @@ func (e *Engine) flush(ctx context.Context) {
 	s := e.snapshot.Load()
 	latest := make(map[netip.Addr]vpc.Lease, len(batch))
 	for _, c := range batch {
-		// The address may have become somebody else's since the decision; then there is nothing to write.
-		if owns(s, c.lease) {
+		// The address may have become somebody else's since the decision; then there is no binding to write.
+		if c.lease.State != vpc.LeaseBound || owns(s, c.lease) {
 			latest[c.lease.Address] = c.lease
 		}
 	}

@@ -17,6 +17,7 @@ const (
 type Limiter struct {
 	mu   sync.Mutex
 	last map[string]time.Time
+	full time.Time // when there was last no room for another key
 }
 
 // Allow reports whether what the key stands for may be logged now.
@@ -27,12 +28,16 @@ func (l *Limiter) Allow(key string, now time.Time) bool {
 		return false
 	}
 	if len(l.last) >= noteMax {
+		if d := now.Sub(l.full); d >= 0 && d < time.Second {
+			return false // looking for room each time would be work for nothing
+		}
 		for k, t := range l.last {
 			if now.Sub(t) >= noteInterval || now.Before(t) {
 				delete(l.last, k)
 			}
 		}
 		if len(l.last) >= noteMax {
+			l.full = now
 			return false
 		}
 	}
