@@ -30,6 +30,9 @@ func normalize(s *Spec) *Spec {
 
 func normalizeVPC(v *VPCSpec) *VPCSpec {
 	c := *v
+	o := &c.DHCPOptions
+	o.DomainNameServers, o.NTPServers = noneAsNil(o.DomainNameServers), noneAsNil(o.NTPServers)
+	o.SearchDomains, o.Routes = noneAsNil(o.SearchDomains), noneAsNil(o.Routes)
 	c.SecondaryCIDRBlocks = sorted(v.SecondaryCIDRBlocks, netip.Prefix.Compare)
 	c.VSwitches = each(v.VSwitches, normalizeVSwitch)
 	c.SecurityGroups = each(v.SecurityGroups, normalizeGroup)
@@ -37,20 +40,27 @@ func normalizeVPC(v *VPCSpec) *VPCSpec {
 	c.NetworkACLs = each(v.NetworkACLs, normalizeACL)
 	c.Instances = each(v.Instances, normalizeInstance)
 	c.PrivateZones = each(v.PrivateZones, normalizeZone)
-	c.Forwarders = each(v.Forwarders, func(f *ForwarderSpec) *ForwarderSpec { return f })
+	c.Forwarders = each(v.Forwarders, func(f *ForwarderSpec) *ForwarderSpec { return f }) // the order of servers counts
 	return &c
 }
 
 func normalizeVSwitch(w *VSwitchSpec) *VSwitchSpec {
 	c := *w
 	c.Enrollment = cmp.Or(w.Enrollment, EnrollmentAuto)
-	if w.EnrollmentGroups == nil {
-		c.EnrollmentGroups = []string{DefaultGroup}
-	} else {
-		c.EnrollmentGroups = sorted(w.EnrollmentGroups, strings.Compare)
-	}
+	c.EnrollmentGroups = normalizeGroupNames(w.EnrollmentGroups)
 	c.Attach.Relay = sorted(w.Attach.Relay, netip.Addr.Compare)
 	return &c
+}
+
+// normalizeGroupNames keeps an empty list apart from one that was not written, which is [default]: Validate refuses it.
+func normalizeGroupNames(names []string) []string {
+	switch {
+	case names == nil:
+		return []string{DefaultGroup}
+	case len(names) == 0:
+		return names
+	}
+	return sorted(names, strings.Compare)
 }
 
 func normalizeGroup(g *GroupSpec) *GroupSpec {
@@ -111,23 +121,19 @@ func normalizeACL(a *ACLSpec) *ACLSpec {
 // normalizeInstance looks before it copies: there may be ten thousand.
 func normalizeInstance(i *InstanceSpec) *InstanceSpec {
 	interfaces := each(i.Interfaces, normalizeInterface)
-	if i.PrivateDNS.HostnameType != "" && same(interfaces, i.Interfaces) {
+	if i.PrivateDNS.HostnameType != "" && same(interfaces, i.Interfaces) && (i.Metadata.SSHKeys == nil || len(i.Metadata.SSHKeys) > 0) {
 		return i
 	}
 	c := *i
+	c.Metadata.SSHKeys = noneAsNil(i.Metadata.SSHKeys)
 	c.PrivateDNS.HostnameType = cmp.Or(i.PrivateDNS.HostnameType, HostnameCustom)
 	c.Interfaces = interfaces
 	return &c
 }
 
 func normalizeInterface(n *InterfaceSpec) *InterfaceSpec {
-	groups := n.SecurityGroups
-	if groups == nil {
-		groups = []string{DefaultGroup}
-	} else {
-		groups = sorted(groups, strings.Compare)
-	}
-	secondary := n.SecondaryPrivateIPs
+	groups := normalizeGroupNames(n.SecurityGroups)
+	secondary := noneAsNil(n.SecondaryPrivateIPs)
 	if !slices.IsSortedFunc(secondary, netip.Addr.Compare) {
 		secondary = slices.SortedFunc(slices.Values(secondary), netip.Addr.Compare) // duplicates are for Validate
 	}
@@ -191,12 +197,23 @@ func each[T any](list []*T, f func(*T) *T) []*T {
 	return list
 }
 
-// sorted returns the list in order and each value once; the list itself when it is so already.
+// sorted returns the list in order and each value once; the list itself when it is so already, nil when it is empty.
 func sorted[T comparable](list []T, order func(a, b T) int) []T {
+	if len(list) == 0 {
+		return nil
+	}
 	for i := 1; i < len(list); i++ {
 		if order(list[i-1], list[i]) >= 0 {
 			return slices.Compact(slices.SortedFunc(slices.Values(list), order))
 		}
+	}
+	return list
+}
+
+// noneAsNil returns nil for an empty list.
+func noneAsNil[T any](list []T) []T {
+	if len(list) == 0 {
+		return nil
 	}
 	return list
 }

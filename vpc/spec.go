@@ -44,7 +44,7 @@ func (v *VPCSpec) SetDefaults() {
 
 // DHCPOptionsSpec is a VPC's DHCP options set.
 type DHCPOptionsSpec struct {
-	DomainName        string       `json:"domainName,omitempty"`        // empty: the VPC's domain
+	DomainName        string       `json:"domainName,omitempty"`       // empty: the VPC's domain
 	DomainNameServers []netip.Addr `json:"domainNameServers,omitzero"` // empty: the vSwitch's gateway
 	SearchDomains     []string     `json:"searchDomains,omitzero"`
 	NTPServers        []netip.Addr `json:"ntpServers,omitzero"`
@@ -85,7 +85,7 @@ type VSwitchSpec struct {
 	NetworkACL       string       `json:"networkAcl,omitempty"` // empty: unfiltered
 	Enrollment       Enrollment   `json:"enrollment"`
 	EnrollmentGroups []string     `json:"enrollmentSecurityGroups,omitzero"` // nil: [default]
-	Pool             AddrRange    `json:"pool,omitzero"`                      // zero: every free address
+	Pool             AddrRange    `json:"pool,omitzero"`                     // zero: every free address
 }
 
 // SetDefaults fills in what an omitted field means.
@@ -272,7 +272,7 @@ type InterfaceSpec struct {
 	SecondaryPrivateIPs []netip.Addr `json:"secondaryPrivateIps,omitzero"`
 	IPv6Addresses       []netip.Addr `json:"ipv6Addresses,omitzero"`
 	IPv6AddressCount    *int         `json:"ipv6AddressCount,omitempty"` // only in a manifest; nil: 1 where the vSwitch has IPv6
-	SecurityGroups      []string     `json:"securityGroups,omitzero"`   // nil in a manifest: [default]; empty: refused
+	SecurityGroups      []string     `json:"securityGroups,omitzero"`    // nil in a manifest: [default]; empty: refused
 	Port                string       `json:"port,omitempty"`             // pinned bridge port; empty: wherever the MAC shows up first
 }
 

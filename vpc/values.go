@@ -58,7 +58,15 @@ func ParseMAC(s string) (MAC, error) {
 }
 
 func (m MAC) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	const digits = "0123456789abcdef"
+	var b [17]byte
+	for i, octet := range m {
+		if i > 0 {
+			b[3*i-1] = ':'
+		}
+		b[3*i], b[3*i+1] = digits[octet>>4], digits[octet&15]
+	}
+	return string(b[:])
 }
 
 // IsZero reports whether m is "none".
