@@ -280,6 +280,7 @@ func (m *merger) instance(a *addressing, cur, want *InstanceSpec) *InstanceSpec 
 		if len(n.IPv6Addresses) > 0 && n.IPv6AddressCount != nil {
 			p := path{&path{a.path, "instances", want.Name}, "interfaces", n.MAC.String()}
 			m.problems.Add(p.String()+".ipv6AddressCount", bothIPv6)
+			n.IPv6AddressCount = nil
 		}
 		var before *InterfaceSpec
 		if j := slices.IndexFunc(cur.Interfaces, func(c *InterfaceSpec) bool { return c.MAC == n.MAC }); j >= 0 {

@@ -106,7 +106,7 @@ func counter() func(string) string {
 	n := 0
 	return func(prefix string) string {
 		n++
-		return fmt.Sprintf("%s%016x", prefix, n)
+		return fmt.Sprintf("%s%08x%08x", prefix, n, n) // links are named by the first eight
 	}
 }
 
