@@ -139,29 +139,44 @@ func (d *Driver) Restore(ctx context.Context, f vpc.Family, text string) error {
 	return newRestoreError(f, text, stderr)
 }
 
-// save runs iptables-save for all tables at once. When that fails, one table may be to blame that we have nothing in: then
-// each of ours is asked for alone.
+// save runs iptables-save for all tables at once. When that fails, a table may be to blame that we have nothing in, or a file
+// that only root may read: then each of ours is asked for alone.
 func (d *Driver) save(ctx context.Context, f vpc.Family, args ...string) ([]byte, error) {
 	program := d.backend.families[f].save
-	out, stderr, err := run(ctx, "", program, args...)
-	if err == nil || ctx.Err() != nil {
-		return out, err
+	out, _, err := run(ctx, "", program, args...)
+	if ctx.Err() != nil {
+		return nil, err
 	}
-	if known := classify(stderr, lockWait); known != nil {
-		return nil, fmt.Errorf("save %s: %w", f, known)
+	if err != nil {
+		out = nil
+		for _, table := range Tables() {
+			one, stderr, err := run(ctx, "", program, append([]string{"-t", table}, args...)...)
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			if err != nil {
+				if known := classify(stderr, lockWait); known != nil {
+					return nil, fmt.Errorf("save %s: %w", f, known)
+				}
+				return nil, &IncompatibleError{Family: f, Table: table, Reason: newRestoreError(f, "", stderr).Reason}
+			}
+			out = append(out, one...)
+		}
 	}
-	var all []byte
+	if table := incompatible(out); table != "" {
+		return nil, &IncompatibleError{Family: f, Table: table, Reason: "it holds rules that iptables did not write"}
+	}
+	return out, nil
+}
+
+// incompatible finds the table of ours that iptables-nft-save has left out; it reports success all the same.
+func incompatible(saved []byte) string {
 	for _, table := range Tables() {
-		out, stderr, err := run(ctx, "", program, append([]string{"-t", table}, args...)...)
-		if ctx.Err() != nil {
-			return nil, err
+		if bytes.Contains(saved, []byte("# Table `"+table+"' is incompatible")) {
+			return table
 		}
-		if err != nil {
-			return nil, &IncompatibleError{Family: f, Table: table, Reason: newRestoreError(f, "", stderr).Reason}
-		}
-		all = append(all, out...)
 	}
-	return all, nil
+	return ""
 }
 
 // countLock counts when the legacy backend is about to wait for somebody else. The lock is let go at once.
@@ -190,12 +205,12 @@ func (d *Driver) wrap(err error) error {
 	return err
 }
 
-// notExist reports whether go-iptables was refused because the chain or rule is not there. Its own test looks for exact
-// words, which differ between the backends.
+// notExist reports whether go-iptables was refused because the chain is not there. Its own test knows only one of the ways to say
+// that: iptables-nft calls a chain that does not exist incompatible.
 func notExist(err error) bool {
 	var e *goiptables.Error
 	return errors.As(err, &e) && e.ExitStatus() == 1 &&
-		(strings.Contains(e.Error(), "No chain/target/match") || strings.Contains(e.Error(), "does a matching rule exist") || strings.Contains(e.Error(), "does not exist"))
+		(strings.Contains(e.Error(), "No chain/target/match") || strings.Contains(e.Error(), "is incompatible, use 'nft'"))
 }
 
 // run executes a program with input and returns both of its outputs.

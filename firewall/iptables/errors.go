@@ -100,10 +100,8 @@ func classify(stderr string, wait time.Duration) error {
 	switch {
 	case strings.Contains(stderr, "holding the xtables lock"):
 		return &LockError{wait}
-	case strings.Contains(stderr, "can't open lock file"):
-		return fmt.Errorf("%w: %s", ErrPermission, strings.TrimSpace(stderr))
-	case strings.Contains(stderr, "ermission denied"), strings.Contains(stderr, "peration not permitted"):
-		return ErrPermission
+	case strings.Contains(stderr, "can't open lock file"), strings.Contains(stderr, "ermission denied"), strings.Contains(stderr, "peration not permitted"):
+		return fmt.Errorf("%w (%s)", ErrPermission, strings.TrimSpace(stderr))
 	}
 	return nil
 }

@@ -65,9 +65,12 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		return fs, err
 	}
 	for _, f := range vpc.Families() {
-		// Not even an empty chain: then the other probes tell nothing.
-		if ok, err := d.try(ctx, f, "-j RETURN"); err != nil || !ok {
-			return fs, errors.Join(err, fmt.Errorf("the %s table mangle refuses every rule", f))
+		// Where not even this is accepted, the other probes tell nothing.
+		switch ok, err := d.try(ctx, f, "-j RETURN"); {
+		case err != nil:
+			return fs, err
+		case !ok:
+			return fs, fmt.Errorf("the %s table mangle refuses every rule", f)
 		}
 		prof := ipset.ScratchSet(f, pid, "hash:ip", "skbinfo")
 		mapped := false
