@@ -298,17 +298,6 @@ func appendChaos(dst []byte, q *Query, version string) ([]byte, int) {
 	return m.finish(miekg.RcodeSuccess, flagAA), miekg.RcodeSuccess
 }
 
-// lowerName appends a name in wire form in lower case.
-func lowerName(dst, wire []byte) []byte {
-	for _, c := range wire {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
 // standsAt reports whether the name, in lower case, stands at one of the offsets of the message.
 func (m *message) standsAt(offsets []int, lower []byte) bool {
 	for _, at := range offsets {

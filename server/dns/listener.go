@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -159,22 +160,25 @@ func linkIndex(link string) uint32 {
 // start opens both sockets and serves them.
 func (l *listener) start(ctx context.Context) error {
 	addr := netip.AddrPortFrom(l.key.addr, l.server.config.Port)
+	bind := addr
 	l.index = 0
 	if zone := l.key.addr.Zone(); zone != "" {
 		if l.index = linkIndex(zone); l.index == 0 {
 			return &PortError{"udp", addr, fmt.Errorf("there is no link %s", zone)}
 		}
+		// By number: package net remembers for a minute which number a name had.
+		bind = netip.AddrPortFrom(l.key.addr.WithZone(strconv.Itoa(int(l.index))), addr.Port())
 	}
 	family := "4"
 	if addr.Addr().Is6() {
 		family = "6"
 	}
 	lc := net.ListenConfig{Control: control}
-	packets, err := lc.ListenPacket(ctx, "udp"+family, addr.String())
+	packets, err := lc.ListenPacket(ctx, "udp"+family, bind.String())
 	if err != nil {
 		return &PortError{"udp", addr, err}
 	}
-	streams, err := lc.Listen(ctx, "tcp"+family, addr.String())
+	streams, err := lc.Listen(ctx, "tcp"+family, bind.String())
 	if err != nil {
 		packets.Close()
 		return &PortError{"tcp", addr, err}

@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -27,7 +26,7 @@ func parseName(s string) (name, error) {
 	if err != nil {
 		return "", err
 	}
-	return name(bytes.ToLower(b)), nil
+	return name(lowerName(nil, b)), nil
 }
 
 // packName returns the wire form of an absolute name in presentation form, its letters as they are.
@@ -61,7 +60,7 @@ func (n name) under(relative string) (name, error) {
 	if len(b)+len(n) > maxName {
 		return "", fmt.Errorf("%q below %s is too long for a domain name", relative, n)
 	}
-	return name(append(bytes.ToLower(b), n...)), nil
+	return name(append(lowerName(b[:0], b), n...)), nil
 }
 
 // String returns the presentation form with the final dot.
@@ -134,4 +133,15 @@ func reverseZones(p netip.Prefix) []name {
 		zones = append(zones, reversePrefix(netip.PrefixFrom(a, bits)))
 	}
 	return zones
+}
+
+// lowerName appends a name in wire form in lower case.
+func lowerName(dst, wire []byte) []byte {
+	for _, c := range wire {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
 }

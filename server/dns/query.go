@@ -52,7 +52,7 @@ func NewQuery(s string, typ uint16) (*Query, error) {
 	}
 	q := &Query{RD: true, Type: typ, Class: miekg.ClassINET, EDNS: true, UDPSize: ednsSize}
 	q.question = appendQuestion(wire, typ)
-	q.length = copy(q.lower[:], bytes.ToLower(wire))
+	q.length = len(lowerName(q.lower[:0], wire))
 	return q, nil
 }
 

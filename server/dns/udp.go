@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -80,7 +80,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 				failure = fmt.Errorf("recvmmsg: %w", err)
 				return true
 			}
-			s.answerBatch(ctx, conn, b, n, vpcID)
+			s.answerBatch(ctx, raw, b, n, vpcID)
 			b.send(fd)
 			if n < batchSize {
 				return false // nothing is left; what comes from now on wakes us
@@ -91,7 +91,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 }
 
 // answerBatch fills in the replies to the n questions received. All of them come from one state.
-func (s *Server) answerBatch(ctx context.Context, conn *net.UDPConn, b *batch, n int, vpcID string) {
+func (s *Server) answerBatch(ctx context.Context, conn syscall.RawConn, b *batch, n int, vpcID string) {
 	view := s.View(vpcID)
 	b.outstanding = 0
 	for i := range n {
@@ -100,13 +100,10 @@ func (s *Server) answerBatch(ctx context.Context, conn *net.UDPConn, b *batch, n
 			s.counters.ignored.Add(1)
 			continue
 		}
-		client := addrPort(&b.clients[i])
-		reply, later := s.handle(ctx, b.replies[i][:0], b.questions[i][:h.length], &b.query, view, client.Addr(), false)
+		client := clientAddr(&b.clients[i])
+		reply, later := s.handle(ctx, b.replies[i][:0], b.questions[i][:h.length], &b.query, view, client, false)
 		if later != nil {
-			s.finish(ctx, later, client.Addr(), func(reply []byte) {
-				// A reply that cannot be sent is lost, as on the way: the client asks again.
-				_, _ = conn.WriteToUDPAddrPort(reply, client)
-			})
+			s.finishUDP(ctx, conn, later, b.clients[i], h.header.Namelen)
 			continue
 		}
 		if len(reply) == 0 {
@@ -153,17 +150,23 @@ func (b *batch) send(fd uintptr) {
 	}
 }
 
-// addrPort reads a socket address of either family. The zone of a link-local one is the number of its link.
-func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
-	p := (*[2]byte)(unsafe.Pointer(&sa.Port))
-	port := uint16(p[0])<<8 | uint16(p[1])
+// finishUDP sends the reply of a deferred question when it is there. The kernel's own form of the client's address is
+// kept, because a link-local one has the number of its link, not its name.
+func (s *Server) finishUDP(ctx context.Context, conn syscall.RawConn, d *deferred, to unix.RawSockaddrInet6, length uint32) {
+	s.finish(ctx, d, clientAddr(&to), func(reply []byte) {
+		// A reply that cannot be sent is lost, as on the way: the client asks again.
+		_ = conn.Write(func(fd uintptr) bool {
+			_, _, _ = unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&reply[0])), uintptr(len(reply)), unix.MSG_DONTWAIT,
+				uintptr(unsafe.Pointer(&to)), uintptr(length))
+			return true
+		})
+	})
+}
+
+// clientAddr reads the address in a socket address of either family.
+func clientAddr(sa *unix.RawSockaddrInet6) netip.Addr {
 	if sa.Family == unix.AF_INET {
-		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
-		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), port)
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)
 	}
-	a := netip.AddrFrom16(sa.Addr)
-	if sa.Scope_id != 0 && a.IsLinkLocalUnicast() {
-		a = a.WithZone(strconv.Itoa(int(sa.Scope_id)))
-	}
-	return netip.AddrPortFrom(a, port)
+	return netip.AddrFrom16(sa.Addr)
 }
