@@ -27,6 +27,7 @@ func TestAntiSpoof(t *testing.T) {
 	})
 	runPolicyTests(t, []Family{IPv4}, []policyTest{
 		{"DHCP begins without an address", "", "nobody > everybody udp/67 sport=68 via=web mac=web-1", "accept host-access host.service"},
+		{"DHCP without an address goes to the gateway only", "", "nobody > db-1 udp/67 sport=68 via=web mac=web-1", "drop anti-spoof spoof.unspecified"},
 		{"an instance does not answer as a DHCP server", "", "web-1 > web-2 udp/68 sport=67", "drop anti-spoof spoof.rogue-dhcp"},
 		{"an instance does not offer before it has an address", "", "nobody > everybody udp/68 sport=67 via=web mac=web-1", "drop anti-spoof spoof.rogue-dhcp"},
 		{"the broadcast address is no source", "", "everybody > db-1 tcp/443 via=web mac=web-1", "drop anti-spoof spoof.source"},
@@ -45,6 +46,7 @@ func TestAntiSpoof(t *testing.T) {
 		{"a link-local source reaches its link's gateway address", "", "linklocal > gw.web udp/53 via=web mac=web-1", "accept host-access host.service"},
 		{"a link-local source does not reach another link's gateway address", "", "linklocal > gw.db udp/53 via=web mac=web-1", "drop anti-spoof spoof.link-local"},
 		{"a link-local source reaches no instance", "", "linklocal > web-2 tcp/443 via=web mac=web-1", "drop anti-spoof spoof.link-local"},
+		{"a link-local source reaches no multicast beyond its link", "", "linklocal > multicast dhcp via=web mac=web-1", "drop anti-spoof spoof.link-local"},
 		{"a link-local source reaches nothing outside", "", "linklocal > internet tcp/443 via=web mac=web-1", "drop anti-spoof spoof.link-local"},
 		{"link-local packets from an uplink are not forwarded", "", "linklocal > db-1 tcp/443 via=uplink", "drop anti-spoof spoof.link-local"},
 		{"link-local neighbours do not talk across the gateway", "", "linklocal > linklocal.2nd tcp/443 via=web mac=web-1", "drop vpc vpc.no-route"},
@@ -272,6 +274,7 @@ func TestGroups(t *testing.T) {
 		{"the outside has no groups", "group app basic drop\n db-1 in app\n app: ingress accept all - {any}", "internet > db-1 tcp/443", "pass sg-egress sg.outside"},
 		{"nor on the way out", "", "web-1 > internet tcp/443", "pass sg-ingress sg.outside"},
 		{"an address that no interface has", "", "web-1 > free.web tcp/443", "drop sg-ingress unknown.address"},
+		{"an address that no interface has, from outside", "", "internet > free.web tcp/443", "drop sg-ingress unknown.address"},
 	})
 
 	two := "group a basic drop\n group b basic drop\n db-1 in a,b\n"
@@ -364,6 +367,7 @@ func TestConntrack(t *testing.T) {
 		{"errors about an admitted flow pass whatever the groups say", closed, "internet > web-1 unreachable state=related", "accept conntrack conntrack.related"},
 		{"errors about no flow are judged by the groups", closed, "internet > web-1 unreachable", "drop sg-ingress sg.default.advanced.ingress"},
 		{"related flows that are no errors are judged by the groups", closed, "web-1 > db-1 tcp/20 state=related", "drop sg-egress sg.default.advanced.egress"},
+		{"related flows that are no errors need no SYN", open, "web-1 > db-1 tcp/20 nosyn state=related", "accept sg-ingress sg.inner"},
 		{"a related echo is no error", closed, "web-1 > db-1 ping state=related", "drop sg-egress sg.default.advanced.egress"},
 		{"invalid packets are dropped", open, "web-1 > db-1 tcp/443 state=invalid", "drop conntrack conntrack.invalid"},
 		{"a TCP packet of no known flow that opens none is dropped", open, "web-1 > db-1 tcp/443 nosyn", "drop conntrack conntrack.not-syn"},

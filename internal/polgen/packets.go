@@ -15,8 +15,8 @@ func Packets(r *rand.Rand, s *vpc.Snapshot, n int) []vpc.Packet {
 }
 
 // FirstPackets returns n packets that a test can really send from one network namespace to another: each is the first of
-// its flow, in a protocol that needs no earlier packet, from an interface that exists or from the uplink. Some forge
-// their source address, none its MAC.
+// its flow, in a protocol that needs no earlier packet, from an interface that exists or from the uplink, which the
+// gateway must have. Some forge their source address, none its MAC.
 func FirstPackets(r *rand.Rand, s *vpc.Snapshot, n int) []vpc.Packet {
 	return packets(r, s, n, packetGenerator.first)
 }
@@ -59,7 +59,9 @@ func (g packetGenerator) any() vpc.Packet {
 		p.NoSYN = true
 	case 1:
 		p.State = vpc.StateRelated
-		g.icmpError(&p, f)
+		if g.chance(80) { // else a flow that another one has announced
+			g.icmpError(&p, f)
+		}
 	case 2:
 		p.State = pick(g.Rand, []vpc.ConnState{vpc.StateInvalid, vpc.StateNew})
 		p.NoSYN = p.Protocol == vpc.ProtocolTCP
@@ -74,12 +76,17 @@ func (g packetGenerator) any() vpc.Packet {
 	case 3:
 		p.Src = pick(g.Rand, []netip.Addr{g.address(f), g.outside(f), g.free(f)})
 	case 4:
-		p.In = pick(g.Rand, []vpc.Place{{Kind: vpc.PlaceUplink}, {Kind: vpc.PlaceForeign}, {Kind: vpc.PlaceVSwitch, VSwitch: pick(g.Rand, g.VSwitches)}})
+		p.In = pick(g.Rand, []vpc.Place{g.beyond(), {Kind: vpc.PlaceForeign}, {Kind: vpc.PlaceVSwitch, VSwitch: pick(g.Rand, g.VSwitches)}})
 	case 5:
 		g.bootstrap(&p, f)
+	case 6:
+		g.icmpError(&p, f) // about whatever flow the state says
+	case 7:
+		p.Protocol = pick(g.Rand, []vpc.Protocol{vpc.ProtocolICMP, vpc.ProtocolICMPv6}) // of either family
+		p.SrcPort, p.DstPort, p.NoSYN = 0, 0, false
 	}
 	if p.In.Kind == vpc.PlaceVSwitch && !p.In.VSwitch.HasLink() { // no packet enters by a link that is not there
-		p.In = vpc.Place{Kind: vpc.PlaceUplink}
+		p.In = g.beyond()
 	}
 	if p.In.Kind != vpc.PlaceVSwitch {
 		p.SrcMAC = vpc.MAC{}
@@ -92,14 +99,17 @@ func (g packetGenerator) any() vpc.Packet {
 // way chooses where a packet enters and where it goes.
 func (g packetGenerator) way(f vpc.Family) vpc.Packet {
 	from, to := g.linked(), pick(g.Rand, g.Interfaces)
-	p := vpc.Packet{In: vpc.Place{Kind: vpc.PlaceUplink}, Src: g.outside(f), Dst: g.addressOf(to, f)}
+	p := vpc.Packet{In: g.beyond(), Src: g.outside(f), Dst: g.addressOf(to, f)}
 	if from == nil {
 		return p
 	}
 	kind := g.IntN(20)
 	if kind < 4 { // from outside
-		if kind == 0 && g.chance(30) {
+		switch {
+		case kind == 0 && g.chance(30):
 			p.Dst = pick(g.Rand, g.VSwitches).GatewayAddr(f)
+		case kind == 1 && g.chance(30):
+			p.Dst = g.free(f)
 		}
 		return p
 	}
@@ -127,6 +137,14 @@ func (g packetGenerator) way(f vpc.Family) vpc.Packet {
 		}
 	}
 	return p
+}
+
+// beyond is where a packet from outside enters: the uplink, or some link of the host's when there is none.
+func (g packetGenerator) beyond() vpc.Place {
+	if len(g.Host.Uplinks) == 0 {
+		return vpc.Place{Kind: vpc.PlaceForeign}
+	}
+	return vpc.Place{Kind: vpc.PlaceUplink}
 }
 
 // linked returns an interface whose vSwitch has a link here, nil if there is none.
@@ -231,11 +249,14 @@ func (g packetGenerator) bootstrap(p *vpc.Packet, f vpc.Family) {
 		if g.chance(30) {
 			p.SrcPort, p.DstPort = 67, 68
 		}
-		p.Src, p.Dst = netip.IPv4Unspecified(), vpc.LimitedBroadcast
+		p.Src = netip.IPv4Unspecified()
+		if g.chance(70) {
+			p.Dst = vpc.LimitedBroadcast
+		}
 		return
 	}
 	p.Src = pick(g.Rand, []netip.Addr{netip.IPv6Unspecified(), linkLocal, p.Src})
-	p.Dst = pick(g.Rand, []netip.Addr{vpc.RouterLinkLocal, netip.MustParseAddr("ff02::2"), netip.MustParseAddr("ff02::1:2"), p.Dst})
+	p.Dst = pick(g.Rand, []netip.Addr{vpc.RouterLinkLocal, netip.MustParseAddr("ff02::2"), netip.MustParseAddr("ff02::1:2"), netip.MustParseAddr("ff05::1:3"), p.Dst})
 	if g.chance(40) {
 		p.Protocol, p.ICMPType, p.SrcPort, p.DstPort = vpc.ProtocolUDP, 0, 546, 547
 		if g.chance(30) {
