@@ -92,6 +92,9 @@ type differ struct {
 	now  time.Time
 	out  *outcome
 	ours map[int]bool // indexes of the links in force
+
+	names   []string      // of all links, in order
+	byIndex map[int]*link // all links
 }
 
 // diff computes what to do, pure but for reading settings through st. The undo that it is given is not changed.
@@ -101,7 +104,9 @@ func diff(p *plan, st *state, u *undo, known map[vpc.MAC]held, now time.Time) *o
 		refused: slices.Clone(p.refused),
 		holds:   &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}, host: map[vpc.MAC]bool{}},
 	}}
+	d.names, d.byIndex = sortedKeys(st.links), make(map[int]*link, len(st.links))
 	for _, l := range st.links {
+		d.byIndex[l.index] = l
 		if !l.mac.IsZero() {
 			d.out.holds.host[l.mac] = true
 		}
@@ -146,7 +151,7 @@ func (d *differ) release() {
 			delete(d.out.undo.Links, name)
 		}
 	}
-	for _, name := range sortedKeys(d.st.links) { // left by a gatehouse whose journal is lost
+	for _, name := range d.names { // left by a gatehouse whose journal is lost
 		l := d.st.links[name]
 		if w := d.p.link(name); l.created() && d.out.undo.Links[name] == nil && (w == nil || aliasOf(w.sw.ID) != l.alias) {
 			d.step(func(k driver) error { return k.deleteLink(l.index) }, "%s: delete bridge", name)
@@ -344,7 +349,7 @@ func (d *differ) clash(r netip.Prefix, l *link) string {
 		}
 		return "overlaps the host's route " + d.describeRoute(rt)
 	}
-	for _, name := range sortedKeys(d.st.links) {
+	for _, name := range d.names {
 		if other := d.st.links[name]; other != l && d.out.undo.Links[name] == nil {
 			for _, a := range other.addrs {
 				if r.Contains(a.Addr()) && !other.created() {
@@ -365,7 +370,7 @@ func (d *differ) onlyOurs(r route, l *link) bool {
 		if l != nil && l.index == dev && r.kernel {
 			continue
 		}
-		o := d.byIndex(dev)
+		o := d.byIndex[dev]
 		if o == nil || d.out.undo.Links[o.name] == nil && !o.created() {
 			return false
 		}
@@ -373,17 +378,8 @@ func (d *differ) onlyOurs(r route, l *link) bool {
 	return true
 }
 
-func (d *differ) byIndex(index int) *link {
-	for _, l := range d.st.links {
-		if l.index == index {
-			return l
-		}
-	}
-	return nil
-}
-
 func (d *differ) linkName(index int) string {
-	if l := d.byIndex(index); l != nil {
+	if l := d.byIndex[index]; l != nil {
 		return l.name
 	}
 	return "link " + strconv.Itoa(index)
@@ -415,6 +411,9 @@ func (d *differ) host() {
 			u.Host = map[string]saved{}
 		}
 		return
+	}
+	if len(d.p.links) == 0 {
+		return // the last ones are being given back
 	}
 	d.acceptRA()
 	for _, s := range hostSysctls() {
@@ -451,9 +450,9 @@ func (d *differ) acceptRA() {
 	if _, changed := d.out.undo.Host[ip6Forward]; !ok || have != "0" && !changed {
 		return
 	}
-	for _, name := range sortedKeys(d.st.links) {
+	for _, name := range d.names {
 		l := d.st.links[name]
-		if l.master != 0 || name == "lo" || d.ours[l.index] || l.created() || d.p.link(name) != nil {
+		if l.master != 0 || name == "lo" || l.created() || d.out.undo.Links[name] != nil || d.p.link(name) != nil {
 			continue
 		}
 		path := "net/ipv6/conf/" + name + "/accept_ra"

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -175,74 +176,74 @@ func parseLink(m []byte) (*link, error) {
 		return nil, errors.New("short link message")
 	}
 	msg := nl.DeserializeIfInfomsg(m)
-	attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return nil, err
-	}
 	l := &link{index: int(msg.Index), up: msg.Flags&unix.IFF_UP != 0, carrier: msg.Flags&unix.IFF_LOWER_UP != 0}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for t, v := range attributes(m[unix.SizeofIfInfomsg:]) {
+		switch t {
 		case unix.IFLA_IFNAME:
-			l.name = nl.BytesToString(a.Value)
+			l.name = nl.BytesToString(v)
 		case unix.IFLA_IFALIAS:
-			l.alias = nl.BytesToString(a.Value)
+			l.alias = nl.BytesToString(v)
 		case unix.IFLA_ADDRESS:
-			if len(a.Value) == len(l.mac) {
-				l.mac = vpc.MAC(a.Value)
+			if len(v) == len(l.mac) {
+				l.mac = vpc.MAC(v)
 			}
 		case unix.IFLA_MASTER:
-			l.master = int(uint32Value(a.Value))
+			l.master = int(uint32Value(v))
 		case unix.IFLA_LINKINFO:
-			if err := l.parseInfo(a.Value); err != nil {
-				return nil, err
-			}
+			l.parseInfo(v)
 		}
 	}
 	return l, nil
 }
 
-func (l *link) parseInfo(b []byte) error {
-	attrs, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return err
-	}
+// parseInfo reads what a link's kind, and its master's, have to say of it.
+func (l *link) parseInfo(b []byte) {
 	var data, slaveData []byte
 	slave := ""
-	for _, a := range attrs {
-		switch a.Attr.Type &^ unix.NLA_F_NESTED {
+	for t, v := range attributes(b) {
+		switch t {
 		case nl.IFLA_INFO_KIND:
-			l.kind = nl.BytesToString(a.Value)
+			l.kind = nl.BytesToString(v)
 		case nl.IFLA_INFO_DATA:
-			data = a.Value
+			data = v
 		case nl.IFLA_INFO_SLAVE_KIND:
-			slave = nl.BytesToString(a.Value)
+			slave = nl.BytesToString(v)
 		case nl.IFLA_INFO_SLAVE_DATA:
-			slaveData = a.Value
+			slaveData = v
 		}
 	}
 	if l.kind == "bridge" {
-		if attrs, err = nl.ParseRouteAttr(data); err != nil {
-			return err
-		}
 		l.bridge = map[uint16]uint32{}
-		for _, a := range attrs {
-			if i := slices.IndexFunc(bridgeAttrs(), func(b bridgeAttr) bool { return b.attr == a.Attr.Type }); i >= 0 {
-				l.bridge[a.Attr.Type] = uint32Value(a.Value)
+		for t, v := range attributes(data) {
+			if slices.ContainsFunc(bridgeAttrs(), func(b bridgeAttr) bool { return b.attr == t }) {
+				l.bridge[t] = uint32Value(v)
 			}
 		}
 	}
 	if slave == "bridge" {
-		if attrs, err = nl.ParseRouteAttr(slaveData); err != nil {
-			return err
-		}
 		l.port = map[uint16]uint8{}
-		for _, a := range attrs {
-			if len(a.Value) == 1 {
-				l.port[a.Attr.Type] = a.Value[0]
+		for t, v := range attributes(slaveData) {
+			if len(v) == 1 {
+				l.port[t] = v[0]
 			}
 		}
 	}
-	return nil
+}
+
+// attributes yields the attributes of a message by type, without the flags of nested ones. What is malformed ends it.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			n := int(binary.NativeEndian.Uint16(b))
+			if n < unix.SizeofRtAttr || n > len(b) {
+				return
+			}
+			if !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:n]) {
+				return
+			}
+			b = b[min((n+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
+		}
+	}
 }
 
 // uint32Value reads an integer attribute of one, two or four bytes.
@@ -399,24 +400,20 @@ func parseNeigh(m []byte) (neighMessage, error) {
 		state:  int(binary.NativeEndian.Uint16(m[8:])),
 		flags:  int(m[10]),
 	}
-	attrs, err := nl.ParseRouteAttr(m[sizeofNdmsg:])
-	if err != nil {
-		return neighMessage{}, err
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for t, v := range attributes(m[sizeofNdmsg:]) {
+		switch t {
 		case netlink.NDA_DST:
-			n.addr, _ = netip.AddrFromSlice(a.Value)
+			n.addr, _ = netip.AddrFromSlice(v)
 		case netlink.NDA_LLADDR:
-			if len(a.Value) == len(n.mac) {
-				n.mac = vpc.MAC(a.Value)
+			if len(v) == len(n.mac) {
+				n.mac = vpc.MAC(v)
 			}
 		case netlink.NDA_VLAN:
-			n.vlan = uint16(uint32Value(a.Value))
+			n.vlan = uint16(uint32Value(v))
 		case netlink.NDA_MASTER:
-			n.master = int(uint32Value(a.Value))
+			n.master = int(uint32Value(v))
 		case ndaProtocol:
-			n.protocol = uint8(uint32Value(a.Value))
+			n.protocol = uint8(uint32Value(v))
 		}
 	}
 	return n, nil

@@ -94,7 +94,7 @@ func listen(ctx context.Context, s *nl.NetlinkSocket, current func() *interest, 
 	stop := context.AfterFunc(ctx, s.Close)
 	defer stop()
 	for {
-		msgs, _, err := s.Receive()
+		msgs, from, err := s.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -105,6 +105,8 @@ func listen(ctx context.Context, s *nl.NetlinkSocket, current func() *interest, 
 			continue
 		case err != nil:
 			return fmt.Errorf("hear of changes: %w", err)
+		case from.Pid != nl.PidKernel:
+			continue
 		}
 		i := current()
 		for _, m := range msgs {

@@ -65,6 +65,7 @@ func parseUndo(data []byte, boot string) (*undo, error) {
 	if u.Links == nil {
 		u.Links = map[string]*linkUndo{}
 	}
+	maps.DeleteFunc(u.Links, func(_ string, l *linkUndo) bool { return l == nil })
 	return u, nil
 }
 
