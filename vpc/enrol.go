@@ -21,15 +21,15 @@ type EnrolRequest struct {
 // Current must be complete, as Apply makes it; everything but the VPC itself and its list of instances is shared with
 // it. It is not validated again: Enrol looks at every interface once and checks what an enrolment can break. The error
 // wraps ErrNotFound, ErrEnrollmentClosed, ErrKnownMAC, ErrPoolExhausted or ErrGroupFull.
-func Enrol(current *Spec, _ Host, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceSpec, error) {
-	next, inst, err := enrol(current, req, opt)
+func Enrol(current *Spec, h Host, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceSpec, error) {
+	next, inst, err := enrol(current, h, req, opt)
 	if err != nil {
 		return nil, nil, fmt.Errorf("enrol %s: %w", req.MAC, err)
 	}
 	return next, inst, nil
 }
 
-func enrol(current *Spec, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceSpec, error) {
+func enrol(current *Spec, h Host, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceSpec, error) {
 	var v *VPCSpec
 	var w *VSwitchSpec
 	for o := range current.Objects(KindVSwitch) {
@@ -45,7 +45,7 @@ func enrol(current *Spec, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceS
 	case req.MAC.IsZero() || req.MAC[0]&1 != 0:
 		return nil, nil, fmt.Errorf("%s is not the MAC address of an interface", req.MAC)
 	}
-	name := enrolledName(v, req.Hostname)
+	name := enrolledName(v, h, req.Hostname)
 	groups := w.EnrollmentGroups
 	if groups == nil {
 		groups = []string{DefaultGroup}
@@ -100,10 +100,17 @@ func enrol(current *Spec, req EnrolRequest, opt ApplyOptions) (*Spec, *InstanceS
 
 // enrolledName returns the name that a client may have by its own word, "" if none: its host name without the VPC's
 // domain, unless that is a name which the VPC gives away itself.
-func enrolledName(v *VPCSpec, hostname string) string {
+func enrolledName(v *VPCSpec, h Host, hostname string) string {
 	name := strings.TrimSuffix(hostname, ".")
-	if d := strings.TrimSuffix(v.Domain, "."); d != "" && len(name) > len(d) && strings.EqualFold(name[len(name)-len(d):], d) {
-		name = strings.TrimSuffix(name[:len(name)-len(d)], ".")
+	domain := strings.TrimSuffix(v.Domain, ".")
+	if domain == "" {
+		domain = h.Region + ".ecs.internal"
+	}
+	if strings.EqualFold(name, domain) {
+		return ""
+	}
+	if n := len(name) - len(domain) - 1; n > 0 && name[n] == '.' && strings.EqualFold(name[n+1:], domain) {
+		name = name[:n]
 	}
 	if checkHostname(name) != "" {
 		return ""
