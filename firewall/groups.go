@@ -123,7 +123,13 @@ func (c *Compiler) profileRules(p *profile, pc *profileChains, f vpc.Family, dir
 	if dir == vpc.Ingress {
 		peer = "src"
 	}
-	var rules []Rule
+	size := 1 + len(pc.groups)
+	for _, g := range pc.groups {
+		for _, r := range g.rules[fi][di] {
+			size += 2 * len(r.matches) // a drop is two rules
+		}
+	}
+	rules := make([]Rule, 0, size)
 	var merged []*groupRule
 	for i, g := range pc.groups {
 		if g.inner {
