@@ -15,15 +15,16 @@ type Outcome struct {
 	Source    string // "instance web-1", "zone corp.example", "gateway", "reserved name", a forwarder, "upstream"; may be empty
 	Truncated bool
 
-	// Elsewhere is set when the view does not know: the name Target is to be asked from the forwarder (nil: from the
-	// upstreams). The message then ends with the CNAME records that lead from the question to Target, if any.
+	// Elsewhere is set when the view does not know: the forwarder (nil: the upstreams) is to be asked, for the target if
+	// there is one, else for the question's own name. The message then ends with the CNAME records that lead there.
 	Elsewhere bool
-	Target    name
+	target    name
 	forwarder *forwarder
 }
 
 // Answer appends to dst the answer to q, at most limit octets long, as far as the view knows it. Both come from this
-// view alone. It does not allocate when dst has room and the name is not to be asked elsewhere.
+// view alone. It does not allocate when dst has room, unless a CNAME leads
+// elsewhere.
 func (v *View) Answer(dst []byte, q *Query, limit int) ([]byte, Outcome) {
 	m := newMessage(dst, q, limit)
 	switch {
@@ -46,8 +47,10 @@ func (v *View) Answer(dst []byte, q *Query, limit int) ([]byte, Outcome) {
 		if found.elsewhere {
 			if hop == 0 {
 				out.Source = found.source()
+			} else {
+				out.target = name(cur)
 			}
-			out.Elsewhere, out.Target, out.forwarder = true, name(cur), found.forwarder
+			out.Elsewhere, out.forwarder = true, found.forwarder
 			return m.finish(miekg.RcodeSuccess, 0), out
 		}
 		if hop == 0 {

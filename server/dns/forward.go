@@ -274,10 +274,13 @@ func embedded(a netip.Addr) netip.Addr {
 }
 
 // complete returns the reply to a question that the view could not answer alone. local is the view's message, with the
-// CNAME records that lead to out.Target.
+// CNAME records that lead to out.target.
 func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte, out Outcome, limit int) ([]byte, Outcome) {
-	e := r.resolve(ctx, out.forwarder, q, out.Target)
-	direct := string(out.Target) == string(q.lower[:q.length])
+	direct := out.target == ""
+	if direct {
+		out.target = q.name()
+	}
+	e := r.resolve(ctx, out.forwarder, q, out.target)
 	if direct && !(e.chained && out.forwarder != nil) {
 		return e.reply(q, limit, r.now())
 	}
@@ -317,7 +320,10 @@ func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte
 		if !out.Elsewhere {
 			break
 		}
-		e = r.resolve(ctx, out.forwarder, q, out.Target)
+		if out.target == "" {
+			out.target = n
+		}
+		e = r.resolve(ctx, out.forwarder, q, out.target)
 	}
 	return packReply(&m, q, e.source, limit)
 }

@@ -278,7 +278,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 		s.counters.count(miekg.RcodeRefused)
 		return appendError(dst, q, miekg.RcodeRefused), nil
 	}
-	if len(out.Target) == q.length && string(out.Target) == string(q.lower[:q.length]) {
+	if out.target == "" {
 		if e := s.resolver.cached(ctx, out.forwarder, q, q.lower[:q.length]); e != nil && !(e.chained && out.forwarder != nil) {
 			reply, out.Truncated = e.append(dst, q, limit, s.now())
 			out.Rcode = e.rcode
