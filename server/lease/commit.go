@@ -46,13 +46,13 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // flush writes everything that is queued in one transaction and calls back.
 func (e *Engine) flush(ctx context.Context) {
-	e.commit.Lock()
+	e.turn <- struct{}{}
 	e.mu.Lock()
 	batch := e.queue
 	e.queue = nil
 	e.mu.Unlock()
 	if len(batch) == 0 {
-		e.commit.Unlock()
+		<-e.turn
 		return
 	}
 
@@ -84,7 +84,7 @@ func (e *Engine) flush(ctx context.Context) {
 		e.failures.Add(1)
 	}
 	e.settle(batch, leases, err)
-	e.commit.Unlock()
+	<-e.turn
 
 	for _, c := range batch {
 		if c.done == nil {
@@ -102,7 +102,7 @@ func (e *Engine) flush(ctx context.Context) {
 	}
 }
 
-// settle takes a written batch over into the table; e.commit is held.
+// settle takes a written batch over into the table; it is the caller's turn.
 func (e *Engine) settle(batch []change, leases []vpc.Lease, err error) {
 	now := e.cfg.Now()
 	e.mu.Lock()
@@ -160,8 +160,8 @@ func (e *Engine) sweep(ctx context.Context) {
 	if s == nil {
 		return
 	}
-	e.commit.Lock() // nothing is written meanwhile, so nothing new can be forgotten
-	defer e.commit.Unlock()
+	e.turn <- struct{}{} // nothing is written meanwhile, so nothing new can be forgotten
+	defer func() { <-e.turn }()
 	var gone []netip.Addr
 	e.mu.Lock()
 	for a, o := range e.offers {
@@ -170,7 +170,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		}
 	}
 	for a, l := range e.table {
-		if !owns(s, l) && stateAt(l, now) != vpc.LeaseBound {
+		if st := stateAt(l, now); !owns(s, l) && st != vpc.LeaseBound && st != vpc.LeaseDeclined {
 			gone = append(gone, a)
 		}
 	}

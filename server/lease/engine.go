@@ -81,8 +81,8 @@ type Engine struct {
 	snapshot atomic.Pointer[vpc.Snapshot]
 	notes    Limiter
 
-	commit sync.Mutex    // held while a batch is written and taken over into table
-	wake   chan struct{} // one slot: something is queued
+	turn chan struct{} // one slot: full while a batch is written and taken over into table
+	wake chan struct{} // one slot: something is queued
 
 	mu      sync.Mutex
 	table   map[netip.Addr]vpc.Lease // what the store has
@@ -125,6 +125,7 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 	}
 	e := &Engine{
 		cfg: cfg, log: cfg.Logger,
+		turn:      make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
 		table:     make(map[netip.Addr]vpc.Lease, len(leases)),
 		pending:   map[netip.Addr]change{},

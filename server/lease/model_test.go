@@ -22,11 +22,12 @@ type model struct {
 	revision    uint64
 	holders     map[netip.Addr]vpc.MAC   // who was told that it has the address, while it is its
 	quarantined map[netip.Addr]time.Time // until when
+	latest      time.Time                // the clock's highest reading: it goes back too
 	steps       []string
 }
 
 func newModel(seed uint64) *model {
-	m := &model{rand: rand.New(rand.NewPCG(seed, 1)), holders: map[netip.Addr]vpc.MAC{}, quarantined: map[netip.Addr]time.Time{}}
+	m := &model{rand: rand.New(rand.NewPCG(seed, 1)), holders: map[netip.Addr]vpc.MAC{}, quarantined: map[netip.Addr]time.Time{}, latest: start}
 	for i := range 4 {
 		m.seats = append(m.seats, seat{vpc.MAC{2, 0, 0, 0, 0, byte(i)}, "web", fmt.Sprintf("10.20.1.%d", 10+i), fmt.Sprintf("fd00:20:0:1::%d", 10+i)})
 	}
@@ -106,14 +107,16 @@ func (m *model) step() error {
 	case 13:
 		jump := time.Duration(m.rand.Int64N(int64(90*time.Minute))) - 20*time.Minute
 		m.note("clock %s", jump)
-		m.now = m.now.Add(jump)
+		if m.now = m.now.Add(jump); m.now.After(m.latest) {
+			m.latest = m.now
+		}
 		m.sweep(context.Background())
 	case 14:
 		m.note("crash")
 		m.restart(m.network())
 		// A quarantine that was not written is lost; nobody was promised anything about it.
-		for a := range m.quarantined {
-			if m.store.leases[a].State != vpc.LeaseDeclined {
+		for a, until := range m.quarantined {
+			if l := m.store.leases[a]; l.State != vpc.LeaseDeclined || !l.Expires.Equal(until) {
 				delete(m.quarantined, a)
 			}
 		}
@@ -145,7 +148,12 @@ func (m *model) change() {
 	}
 }
 
-func (m *model) inQuarantine(a netip.Addr) bool { return m.now.Before(m.quarantined[a]) }
+// inQuarantine is certain; undecided are quarantines that had ended when the clock went back to before their end.
+func (m *model) inQuarantine(a netip.Addr) bool { return m.latest.Before(m.quarantined[a]) }
+
+func (m *model) undecided(a netip.Addr) bool {
+	return m.now.Before(m.quarantined[a]) && !m.inQuarantine(a)
+}
 
 func (m *model) offer(c Client, own netip.Addr) error {
 	l, _, err := m.Offer(c)
@@ -155,7 +163,7 @@ func (m *model) offer(c Client, own netip.Addr) error {
 		return fmt.Errorf("offered %s, which is not its own %s", l.Address, own)
 	case err == nil && m.inQuarantine(own):
 		return fmt.Errorf("offered %s in quarantine", own)
-	case err != nil && own.IsValid() && !m.inQuarantine(own):
+	case err != nil && own.IsValid() && !m.inQuarantine(own) && !m.undecided(own):
 		return fmt.Errorf("its own %s was not offered: %w", own, err)
 	}
 	return nil
@@ -165,7 +173,7 @@ func (m *model) request(c Client, own, want netip.Addr) error {
 	l, _, err := m.Bind(c, want)
 	m.note("request of %s by %s: %v", want, c.MAC, err)
 	switch {
-	case err != nil && own.IsValid() && want == own && !m.inQuarantine(own):
+	case err != nil && own.IsValid() && want == own && !m.inQuarantine(own) && !m.undecided(own):
 		return fmt.Errorf("its own %s was refused: %w", own, err)
 	case err != nil:
 		return nil
