@@ -3,6 +3,7 @@ package firewall_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,10 +96,14 @@ func compareNetwork(t *testing.T, seed uint64, size polgen.Size, f firewall.Feat
 
 // inSnapshot moves a packet into a snapshot that may lack its vSwitch.
 func inSnapshot(s *vpc.Snapshot, p vpc.Packet) (vpc.Packet, bool) {
-	if p.In.VSwitch != nil {
-		p.In.VSwitch = s.VSwitchByID(p.In.VSwitch.ID)
-		return p, p.In.VSwitch != nil
+	if p.In.VSwitch == nil {
+		return p, true
 	}
+	i := slices.IndexFunc(s.VSwitches, func(w *vpc.VSwitch) bool { return w.ID == p.In.VSwitch.ID })
+	if i < 0 {
+		return p, false
+	}
+	p.In.VSwitch = s.VSwitches[i]
 	return p, true
 }
 
