@@ -87,6 +87,8 @@ func TestWhatOthersChangeIsRepaired(t *testing.T) {
 		{"the bridge's filter switch", "ip link set gh-web type bridge nf_call_iptables 0", func() error { return g.shows("ip -d link show dev gh-web", "nf_call_iptables 1") }},
 		{"the bridge's address", "ip link set gh-web address 02:99:99:99:99:99", func() error { return g.shows("ip link show dev gh-web", bridgeMAC("vsw-00000000000000b1").String()) }},
 		{"a range that leads nowhere", "ip route del unreachable 10.20.0.0/16", func() error { return g.shows("ip route", "unreachable 10.20.0.0/16") }},
+		{"an IPv6 range that leads nowhere", "ip -6 route del unreachable fd00:20::/56", func() error { return g.shows("ip -6 route", "unreachable fd00:20::/56") }},
+		{"a MAC that a port holds", "bridge fdb del 00:16:3e:00:00:01 dev tap1 master", func() error { return expect(g.holder(nic(1).MAC), "tap1") }},
 		{"the bridge itself", "ip link del gh-web", func() error { return g.shows("ip addr show dev gh-web", "10.20.1.253/24", "fe80::1/64", "state DOWN") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
@@ -72,7 +73,6 @@ const (
 	FindingNotIsolated = "port.not-isolated"    // the kernel cannot isolate ports
 	FindingPinned      = "port.pinned"          // an interface's port is not there
 	FindingNoBackstop  = "bridge.netfilter"     // br_netfilter is absent
-	FindingNeighbours  = "neighbour.limit"      // the neighbour table cannot be raised
 	FindingRepair      = "link.repair"          // the last repair in the background met an error
 )
 
@@ -93,8 +93,9 @@ type differ struct {
 	out  *outcome
 	ours map[int]bool // indexes of the links in force
 
-	names   []string      // of all links, in order
-	byIndex map[int]*link // all links
+	names   []string          // of all links, in order
+	byIndex map[int]*link     // all links
+	lost    map[int][]vpc.MAC // registered MACs that a port held and whose entry is gone, by the port's index
 }
 
 // diff computes what to do, pure but for reading settings through st. The undo that it is given is not changed.
@@ -111,6 +112,7 @@ func diff(p *plan, st *state, u *undo, known map[vpc.MAC]held, now time.Time) *o
 			d.out.holds.host[l.mac] = true
 		}
 	}
+	d.lost = lostHolds(p, st, known)
 	d.release()
 	accepted := d.accept()
 	d.host()
@@ -704,6 +706,11 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 			d.find(FindingPinned, w, "plug the port in, or correct the interface's port", "%s is pinned to port %s, which is not in %s", i.MAC, i.Port, w.name)
 		}
 	}
+	for _, p := range ports { // what somebody took away is given back
+		for _, mac := range d.lost[p.index] {
+			give(p, mac)
+		}
+	}
 	for _, p := range ports {
 		learned := false
 		for _, e := range p.fdb {
@@ -718,6 +725,25 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 			d.step(func(k driver) error { return k.flushPort(p.index) }, "%s: forget learned MACs", p.name)
 		}
 	}
+}
+
+// lostHolds finds the entries that are no longer in the forwarding tables.
+func lostHolds(p *plan, st *state, known map[vpc.MAC]held) map[int][]vpc.MAC {
+	there := map[vpc.MAC]bool{}
+	for _, l := range st.links {
+		for _, e := range l.fdb {
+			if e.kind == fdbStatic {
+				there[e.mac] = true
+			}
+		}
+	}
+	lost := map[int][]vpc.MAC{}
+	for _, mac := range slices.SortedFunc(maps.Keys(known), func(a, b vpc.MAC) int { return bytes.Compare(a[:], b[:]) }) {
+		if !there[mac] && p.macs[mac] != nil {
+			lost[known[mac].port.Index] = append(lost[known[mac].port.Index], mac)
+		}
+	}
+	return lost
 }
 
 // sysctls sets the link's own settings.

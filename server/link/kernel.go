@@ -180,9 +180,9 @@ func parseLink(m []byte) (*link, error) {
 	for t, v := range attributes(m[unix.SizeofIfInfomsg:]) {
 		switch t {
 		case unix.IFLA_IFNAME:
-			l.name = nl.BytesToString(v)
+			l.name = unix.ByteSliceToString(v)
 		case unix.IFLA_IFALIAS:
-			l.alias = nl.BytesToString(v)
+			l.alias = unix.ByteSliceToString(v)
 		case unix.IFLA_ADDRESS:
 			if len(v) == len(l.mac) {
 				l.mac = vpc.MAC(v)
@@ -203,11 +203,11 @@ func (l *link) parseInfo(b []byte) {
 	for t, v := range attributes(b) {
 		switch t {
 		case nl.IFLA_INFO_KIND:
-			l.kind = nl.BytesToString(v)
+			l.kind = unix.ByteSliceToString(v)
 		case nl.IFLA_INFO_DATA:
 			data = v
 		case nl.IFLA_INFO_SLAVE_KIND:
-			slave = nl.BytesToString(v)
+			slave = unix.ByteSliceToString(v)
 		case nl.IFLA_INFO_SLAVE_DATA:
 			slaveData = v
 		}

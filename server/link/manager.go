@@ -272,20 +272,29 @@ func (m *Manager) watch(ctx context.Context, tasks *sync.WaitGroup, p Port) erro
 	})
 }
 
-// seen hears of a frame's sender.
+// seen hears of a frame's sender: the first one of a registered MAC makes the port its holder, and a claim on a MAC that is
+// held elsewhere is logged, whether the MAC is registered or only asked for.
 func (m *Manager) seen(p Port, mac vpc.MAC) {
 	m.mu.Lock()
-	known := m.plan != nil && m.plan.macs[mac] != nil
-	var err error
-	if known {
-		err = m.hold(p, mac)
+	if m.plan == nil {
+		m.mu.Unlock()
+		return
 	}
-	log := err != nil && m.worthLogging(mac)
-	m.mu.Unlock()
+	registered := m.plan.macs[mac] != nil
+	at, taken := m.holds.at[mac]
+	var err error
 	switch {
-	case log:
+	case registered:
+		err = m.hold(p, mac)
+	case taken && at.port.Index != p.Index:
+		err = &HeldError{mac, p.Name, at.port.Name}
+	}
+	log := err != nil && !errors.Is(err, ErrNoPort) && m.worthLogging(mac)
+	m.mu.Unlock()
+	if log {
 		m.opt.Logger.Warn("MAC is refused to a port", "port", p.Name, "mac", mac, "error", err)
-	case !known && m.opt.OnUnknown != nil:
+	}
+	if !registered && m.opt.OnUnknown != nil {
 		m.opt.OnUnknown(p, mac)
 	}
 }
@@ -316,11 +325,7 @@ func (m *Manager) Hold(port string, mac vpc.MAC) error {
 	if !ok || m.plan == nil {
 		return fmt.Errorf("%s on %s: %w", mac, port, ErrNoPort)
 	}
-	err := m.hold(p, mac)
-	if err != nil && m.worthLogging(mac) {
-		m.opt.Logger.Warn("MAC is refused to a port", "port", port, "mac", mac, "error", err)
-	}
-	return err
+	return m.hold(p, mac)
 }
 
 // hold needs the lock.
