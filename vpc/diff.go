@@ -136,28 +136,28 @@ func orZero[T any](x *T) *T {
 
 // compare adds the change from a to b, if any; nil stands for an object that is not there.
 func compare[T any](d *differ, in *VPCSpec, of *InstanceSpec, kind Kind, a, b *T) {
-	o := Object{Kind: kind, VPC: in, Instance: of, Value: cmp.Or(b, a)}
-	switch x := o.Value.(type) {
+	o := Object{Kind: kind, VPC: in, Instance: of}
+	switch x := any(cmp.Or(b, a)).(type) {
 	case *VPCSpec:
-		o.VPC, o.ID, o.Name = x, x.ID, x.Name
+		o.VPC, o.Name = x, x.Name
 	case *VSwitchSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *GroupSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *PrefixListSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *ACLSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *InstanceSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *InterfaceSpec:
-		o.ID, o.Name = x.ID, x.MAC.String()
+		o.Name = x.MAC.String()
 	case *PrivateZoneSpec:
-		o.ID, o.Name = x.ID, x.Name
+		o.Name = x.Name
 	case *ForwarderSpec:
 		o.Name = x.Zone
 	}
-	c := Change{Kind: kind, ID: o.ID, Name: o.Name, Path: o.Path()}
+	c := Change{Kind: kind, ID: idOf(cmp.Or(b, a)), Name: o.Name, Path: o.Path()}
 	if o.VPC != nil {
 		c.VPC = o.VPC.Name
 	}
@@ -169,11 +169,23 @@ func compare[T any](d *differ, in *VPCSpec, of *InstanceSpec, kind Kind, a, b *T
 		c.Action = Remove
 	default:
 		c.Action = Update
-		if c.Fields = fieldChanges(attributes(a), attributes(b)); len(c.Fields) == 0 {
+		if was := idOf(a); was != c.ID { // deleted and made anew
+			c.Fields = []FieldChange{{Field: "id", Old: was, New: c.ID}}
+		}
+		if c.Fields = append(c.Fields, fieldChanges(attributes(a), attributes(b))...); len(c.Fields) == 0 {
 			return
 		}
 	}
 	d.changes = append(d.changes, c)
+}
+
+// idOf returns an object's ID, "" for a kind without.
+func idOf(object any) string {
+	f := reflect.ValueOf(object).Elem().FieldByName("ID")
+	if !f.IsValid() {
+		return ""
+	}
+	return f.String()
 }
 
 // tests are compared by what they say; their order means nothing.
@@ -287,6 +299,13 @@ func flatten(field string, v reflect.Value, out *[]attribute) {
 			add(field, r.String())
 		}
 		return
+	case []*InterfaceSpec: // each has changes of its own; here their order counts
+		macs := make([]string, len(x))
+		for i, n := range x {
+			macs[i] = n.MAC.String()
+		}
+		add(field, strings.Join(macs, ", "))
+		return
 	case encoding.TextMarshaler:
 		text, err := x.MarshalText()
 		if err != nil {
@@ -316,7 +335,11 @@ func flatten(field string, v reflect.Value, out *[]attribute) {
 		add(field, strings.Join(words, ", "))
 	case reflect.Pointer:
 		if !v.IsNil() {
-			flatten(field, v.Elem(), out)
+			add(field, fmt.Sprint(v.Elem()))
+		}
+	case reflect.Int:
+		if n := v.Int(); n != 0 {
+			add(field, strconv.FormatInt(n, 10))
 		}
 	default:
 		add(field, fmt.Sprint(v.Interface()))

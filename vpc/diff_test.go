@@ -100,6 +100,19 @@ func TestEqualSpecsDoNotDiffer(t *testing.T) {
 	}
 }
 
+func TestTheOrderOfInterfacesMakesADifference(t *testing.T) {
+	pair := func(a, b int) *Spec {
+		s := good()
+		v := s.VPCs[1]
+		v.Instances[0].Interfaces = []*InterfaceSpec{{MAC: mac(a), VSwitch: "db"}, {MAC: mac(b), VSwitch: "db"}}
+		return s
+	}
+	d := Diff(pair(1, 2), pair(2, 1))
+	if len(d) != 1 || d[0].String() != "update instance research/db-1: interfaces 00:16:3e:00:00:01, 00:16:3e:00:00:02 -> 00:16:3e:00:00:02, 00:16:3e:00:00:01" {
+		t.Errorf("got %v", d)
+	}
+}
+
 // A plan must show whatever an object has: no field may be forgotten.
 func TestEveryFieldMakesADifference(t *testing.T) {
 	for _, tt := range []struct {
@@ -126,6 +139,7 @@ func TestEveryFieldMakesADifference(t *testing.T) {
 		{"missing", func(_ *Spec, v *VPCSpec) { zone(v).Missing = MissingForward }},
 		{"transferTo", func(_ *Spec, v *VPCSpec) { zone(v).TransferTo = []netip.Addr{ip("192.0.2.1")} }},
 		{"updateKeys", func(_ *Spec, v *VPCSpec) { zone(v).UpdateKeys = []string{"key"} }},
+		{"id", func(_ *Spec, v *VPCSpec) { v.SecurityGroups[1].ID = "sg-9" }},
 		{"records", func(_ *Spec, v *VPCSpec) { zone(v).Records[0].Weight = 5 }},
 		{"vpcs", func(s *Spec, _ *VPCSpec) { s.PrivateZones[0].VPCs = []string{"prod"} }},
 	} {

@@ -390,7 +390,9 @@ func TestApplyRefuses(t *testing.T) {
 		}, []string{inDB + "ipv6CidrBlock: cannot be changed from fd00:20:0:2::/64 to fd00:20:0:9::/64: the range of a vswitch is fixed; make another vswitch and move its instances there"}},
 		{"pruning a group in use by an enrolled instance", true, func(_ *Spec, v *VPCSpec) { v.SecurityGroups = v.SecurityGroups[1:]; webGroupless(v) },
 			[]string{"vpcs[research].securityGroups[app]: still used by instances[db-1].interfaces[00:16:3e:00:00:01]: change these first"}},
-		{"pruning all that something uses", true, func(_ *Spec, v *VPCSpec) { v.SecurityGroups, v.PrefixLists, v.NetworkACLs = v.SecurityGroups[3:], nil, nil },
+		{"pruning all that something uses", true, func(_ *Spec, v *VPCSpec) {
+			v.SecurityGroups, v.PrefixLists, v.NetworkACLs = v.SecurityGroups[3:], nil, nil
+		},
 			[]string{
 				"vpcs[research].networkAcls[dmz]: still used by vswitches[web]: change these first",
 				"vpcs[research].securityGroups[app]: still used by securityGroups[web].rules[2], instances[db-1].interfaces[00:16:3e:00:00:01], instances[web-1].interfaces[00:16:3e:00:00:02]: change these first",

@@ -263,12 +263,20 @@ func (v *validator) forwarders(c *scope) {
 
 // ParseServer reads the address of a DNS server, IP[:port]; the port is 53 when it is not written.
 func ParseServer(s string) (netip.AddrPort, error) {
-	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
-	server := netip.AddrPortFrom(a, 53)
+	server, err := netip.ParseAddrPort(s)
 	if err != nil {
-		server, err = netip.ParseAddrPort(s)
+		bare, brackets := s, false
+		if bare, brackets = strings.CutPrefix(s, "["); brackets {
+			bare, brackets = strings.CutSuffix(bare, "]")
+		}
+		var a netip.Addr
+		a, err = netip.ParseAddr(bare)
+		if brackets && !a.Is6() {
+			err = strconv.ErrSyntax
+		}
+		server = netip.AddrPortFrom(a, 53)
 	}
-	a = server.Addr()
+	a := server.Addr()
 	if err != nil || !plain(a) || a.IsUnspecified() || a.IsMulticast() || server.Port() == 0 {
 		return netip.AddrPort{}, fmt.Errorf("%q is not the address of a server: IP[:port], an IPv6 address with a port in brackets", s)
 	}

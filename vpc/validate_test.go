@@ -159,7 +159,10 @@ var badSpecs = []bad{
 		[]string{`vpcs[research].dhcpOptions.searchDomains: "a b": a domain name has only letters, digits, hyphens and dots`}},
 
 	// vSwitches.
-	{"overlapping vswitches", func(_ *Spec, v *VPCSpec) { db(v).CIDRBlock = px("10.20.1.128/25"); dbNIC(v).PrivateIP = ip("10.20.1.140") },
+	{"overlapping vswitches", func(_ *Spec, v *VPCSpec) {
+		db(v).CIDRBlock = px("10.20.1.128/25")
+		dbNIC(v).PrivateIP = ip("10.20.1.140")
+	},
 		[]string{inWeb + `cidrBlock: 10.20.1.0/24 overlaps vswitch "db" (10.20.1.128/25)`}},
 	{"vswitches with one IPv6 range", func(_ *Spec, v *VPCSpec) {
 		db(v).IPv6CIDRBlock = web(v).IPv6CIDRBlock
@@ -256,9 +259,13 @@ var badSpecs = []bad{
 		[]string{inRule + "ports: protocol gre has no ports: only tcp and udp have"}},
 	{"an empty list of ports", func(_ *Spec, v *VPCSpec) { rule(v).Ports = Ports{} },
 		[]string{inRule + "ports: is empty: leave it out for all ports"}},
-	{"icmp from IPv6", func(_ *Spec, v *VPCSpec) { *rule(v) = RuleSpec{Protocol: ProtocolICMP, Source: peer("::/0"), Priority: 1} },
+	{"icmp from IPv6", func(_ *Spec, v *VPCSpec) {
+		*rule(v) = RuleSpec{Protocol: ProtocolICMP, Source: peer("::/0"), Priority: 1}
+	},
 		[]string{inRule + "protocol: icmp does not exist between IPv6 addresses: write icmpv6"}},
-	{"icmpv6 from IPv4", func(_ *Spec, v *VPCSpec) { *rule(v) = RuleSpec{Protocol: ProtocolICMPv6, Source: peer("10.0.0.1"), Priority: 1} },
+	{"icmpv6 from IPv4", func(_ *Spec, v *VPCSpec) {
+		*rule(v) = RuleSpec{Protocol: ProtocolICMPv6, Source: peer("10.0.0.1"), Priority: 1}
+	},
 		[]string{inRule + "protocol: icmpv6 does not exist between IPv4 addresses: write icmp"}},
 	{"icmpv6 from a list of IPv4", func(_ *Spec, v *VPCSpec) {
 		*rule(v) = RuleSpec{Protocol: ProtocolICMPv6, Source: peer("pl:resolvers"), Priority: 1}
