@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"gatehouse/vpc"
 )
@@ -46,10 +45,11 @@ func TestGuestsOfOneVSwitchReachEachOtherOnlyThroughForward(t *testing.T) {
 			if n := g.forwarded(f) - before; n != 10 {
 				t.Errorf("5 echo requests and 5 replies: %d packets in FORWARD, want 10", n)
 			}
-			start := time.Now()
-			run(t, g.ctx, one, "ip neigh flush all\nping -n -c1 -W1 %s", nic(2).Primary(f))
-			if d := time.Since(start); d > 140*time.Millisecond {
-				t.Errorf("the first packet to a peer took %s", d)
+			out := run(t, g.ctx, one, "ip neigh flush all\nping -n -c1 -W1 %s", nic(2).Primary(f))
+			_, rest, _ := strings.Cut(out, "time=")
+			ms, err := strconv.ParseFloat(strings.TrimSpace(strings.SplitN(rest, "ms", 2)[0]), 64)
+			if err != nil || ms > 100 { // at the kernel's default delay of proxies it takes 400 on average
+				t.Errorf("the first packet to a peer took %v ms (%v): %s", ms, err, out)
 			}
 		})
 	}
