@@ -76,7 +76,7 @@ func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want [
 		now = map[string]firewall.Set{}
 	}
 	for _, w := range want {
-		now[w.Name] = canonical(w)
+		now[w.Name] = Canonical(w)
 		if slices.Contains(p.spares, w.Name+spareSuffix) {
 			delete(now, w.Name+spareSuffix)
 		}
@@ -88,7 +88,7 @@ func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want [
 func Diff(have map[string]firewall.Set, want []firewall.Set) []string {
 	var names []string
 	for _, w := range want {
-		w = canonical(w)
+		w = Canonical(w)
 		h, ok := have[w.Name]
 		if !ok || !sameHeader(h, w) || !slices.Equal(h.Members, w.Members) {
 			names = append(names, w.Name)
@@ -143,9 +143,12 @@ type plan struct {
 func newPlan(have map[string]firewall.Set, want []firewall.Set) *plan {
 	p := &plan{}
 	for _, w := range want {
-		w = canonical(w)
+		w = Canonical(w)
 		h, exists := have[w.Name]
 		spare := w.Name + spareSuffix
+		if exists && sameHeader(h, w) && slices.Equal(h.Members, w.Members) {
+			continue
+		}
 		del, add := memberChanges(h.Members, w.Members)
 		switch changed := len(del) + len(add); {
 		case !exists:

@@ -15,7 +15,7 @@ func (d *Driver) Scratch(ctx context.Context, s firewall.Set, use func() error) 
 	if !ours(s.Name) {
 		return false, fmt.Errorf("probe with set %s: it is not ours", s.Name)
 	}
-	if err := d.restore(ctx, []string{createLine(s.Name, canonical(s))}); err != nil {
+	if err := d.restore(ctx, []string{createLine(s.Name, Canonical(s))}); err != nil {
 		var refused *Error
 		if errors.As(err, &refused) && !errors.Is(err, ErrPermission) {
 			return false, nil

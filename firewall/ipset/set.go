@@ -41,7 +41,7 @@ func parseSave(r io.Reader) (map[string]firewall.Set, error) {
 			if typ == "" {
 				return nil, fmt.Errorf("line %d: set %s has no type", n, name)
 			}
-			sets[name] = canonical(firewall.Set{Name: name, Type: typ, Family: familyOfName(name), Options: strings.Fields(options)})
+			sets[name] = Canonical(firewall.Set{Name: name, Type: typ, Family: familyOfName(name), Options: strings.Fields(options)})
 		case "add":
 			s, ok := sets[name]
 			if !ok {
@@ -68,9 +68,9 @@ func familyOfName(name string) vpc.Family {
 	return vpc.IPv4
 }
 
-// canonical returns a set with its options and members in the one form in which two equal sets are equal. Options that
+// Canonical returns a set with its options and members in the one form in which two equal sets are equal. Options that
 // only tune the kernel's memory (hashsize, bucketsize, initval) are left out, and defaults are spelled out.
-func canonical(s firewall.Set) firewall.Set {
+func Canonical(s firewall.Set) firewall.Set {
 	out := firewall.Set{Name: s.Name, Type: s.Type, Family: s.Family}
 	maxelem := kernelMaxelem
 	for i := 0; i < len(s.Options); i++ {

@@ -68,7 +68,7 @@ func TestASetIsCanonicalHoweverItIsWritten(t *testing.T) {
 			firewall.Set{Type: "hash:ip", Options: []string{"hashsize", "64", "bucketsize", "12"}}, firewall.Set{Type: "hash:ip"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if d := cmp.Diff(canonical(tt.a), canonical(tt.b)); d != "" {
+			if d := cmp.Diff(Canonical(tt.a), Canonical(tt.b)); d != "" {
 				t.Errorf("they differ:\n%s", d)
 			}
 		})
@@ -86,7 +86,7 @@ func many(n int, from int) []string {
 
 func TestPlanChangesAsLittleAsItCan(t *testing.T) {
 	set := func(typ string, members []string, options ...string) firewall.Set {
-		return canonical(firewall.Set{Name: "gh4-x", Type: typ, Family: vpc.IPv4, Options: options, Members: members})
+		return Canonical(firewall.Set{Name: "gh4-x", Type: typ, Family: vpc.IPv4, Options: options, Members: members})
 	}
 	for _, tt := range []struct {
 		name            string
@@ -126,8 +126,8 @@ func TestPlanChangesAsLittleAsItCan(t *testing.T) {
 }
 
 func TestPlanSwapsWhenMostOfALargeSetChanges(t *testing.T) {
-	have := canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 1)})
-	want := canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 2)})
+	have := Canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 1)})
+	want := Canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 2)})
 	p := newPlan(map[string]firewall.Set{"gh4-x": have}, []firewall.Set{want})
 	if len(p.commit) != 1 || p.commit[0] != "swap gh4-x~ gh4-x" {
 		t.Errorf("commit has %d lines, the first %q; want one swap", len(p.commit), p.commit[0])

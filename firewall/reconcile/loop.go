@@ -82,6 +82,7 @@ type Loop struct {
 	wake    chan struct{}
 	jobs    chan job
 	stopped chan struct{}
+	share   time.Duration // verifyShare, but in tests
 	force   atomic.Pointer[Force]
 
 	mu      sync.Mutex
@@ -139,7 +140,7 @@ func New(opt Options) *Loop {
 	}
 	return &Loop{
 		opt: opt, log: opt.Logger, now: opt.Now,
-		wake: make(chan struct{}, 1), jobs: make(chan job), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), jobs: make(chan job), stopped: make(chan struct{}), share: verifyShare,
 		compiler: firewall.NewCompiler(opt.Features),
 		writer:   writer{iptables: opt.IPTables, ipset: opt.IPSet},
 		repairs:  bucket{size: repairBurst, every: repairInterval, tokens: repairBurst},
@@ -348,7 +349,11 @@ func (l *Loop) undo(ctx context.Context, before *Force, failed *firewall.Ruleset
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	if err := l.writer.write(ctx, before.Ruleset, failed); err != nil {
+	err := l.writer.write(ctx, before.Ruleset, failed)
+	if err == nil {
+		err = l.writer.clean(ctx, before.Ruleset)
+	}
+	if err != nil {
 		return errors.Join(cause, fmt.Errorf("go back to revision %d: %w", before.Snapshot.Revision, err))
 	}
 	return cause

@@ -107,7 +107,7 @@ func planTable(have *iptables.Table, want firewall.Table) tablePlan {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(have.Chains)) {
-		if !slices.ContainsFunc(want.Chains, func(c firewall.Chain) bool { return c.Name == name }) {
+		if _, wanted := slices.BinarySearchFunc(want.Chains, name, byName); !wanted {
 			p.stale = append(p.stale, name)
 		}
 	}
@@ -123,12 +123,15 @@ func chainsOf(ts firewall.Tables, table string) []firewall.Chain {
 	return nil
 }
 
+// byName finds chains, which stand in their table by name.
+func byName(c firewall.Chain, name string) int { return strings.Compare(c.Name, name) }
+
 // narrowed returns the changed chains that lose an accept, without the accepts that they gain.
 func narrowed(changed, before []firewall.Chain, f vpc.Family) []firewall.Chain {
 	var out []firewall.Chain
 	for _, c := range changed {
-		i := slices.IndexFunc(before, func(b firewall.Chain) bool { return b.Name == c.Name })
-		if i < 0 {
+		i, existed := slices.BinarySearchFunc(before, c.Name, byName)
+		if !existed {
 			continue
 		}
 		had := accepts(before[i], f)

@@ -99,7 +99,7 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	}
 	differing := differences(k, f.Ruleset)
 	now := l.now()
-	l.verifyAt = now.Add(max(l.opt.VerifyInterval, verifyShare*now.Sub(start)))
+	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
 	l.count(func(s *Status) {
 		s.Verifies++
 		s.LastVerify, s.LastVerifyTook = now, now.Sub(start)

@@ -1,0 +1,66 @@
+package reconcile
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"gatehouse/vpc"
+)
+
+func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
+	base := func() world {
+		w := newWorld()
+		w.instances["ops"] = 7
+		w.acl = "accept"
+		return w
+	}
+	for _, tt := range []struct {
+		name              string
+		change            func(*world)
+		all               bool
+		changed, departed []int // last numbers of addresses
+	}{
+		{"nothing changes", func(*world) {}, false, nil, nil},
+		{"a rule of a group: its members", func(w *world) { w.ports = []string{"443"} }, false, []int{1, 2}, nil},
+		{"a list that a rule names: its members", func(w *world) { w.list = nil }, false, []int{1, 2}, nil},
+		{"an ACL: everybody on the vSwitch", func(w *world) { w.acl = "drop" }, false, []int{1, 2, 7}, nil},
+		{"an ACL that is taken away: everybody on the vSwitch", func(w *world) { w.acl = "" }, false, []int{1, 2, 7}, nil},
+		{"another vSwitch: nobody", func(w *world) { w.switches = []string{"db"} }, false, nil, nil},
+		{"an instance that comes: itself", func(w *world) { w.instances["c"] = 3 }, false, []int{3}, nil},
+		{"an instance that goes: its address", func(w *world) { delete(w.instances, "b") }, false, nil, []int{2}},
+		{"an address that goes to another instance", func(w *world) { delete(w.instances, "b"); w.instances["c"] = 2 }, false, []int{2}, []int{2}},
+		{"an instance with another address", func(w *world) { w.instances["b"] = 3 }, false, []int{2, 3}, []int{2}},
+		{"the uplinks: everybody", func(w *world) { w.uplinks = nil }, true, nil, nil},
+		{"the uplinks, and an instance goes", func(w *world) { w.uplinks = nil; delete(w.instances, "b") }, true, nil, []int{2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			old, new := base(), base()
+			tt.change(&new)
+			a := affectedBy(old.snapshot(), new.snapshot())
+			if a.all != tt.all {
+				t.Errorf("all: %v, want %v", a.all, tt.all)
+			}
+			for set, got := range map[string]map[netip.Addr]bool{"changed": a.changed, "departed": a.departed} {
+				want := map[string][]int{"changed": tt.changed, "departed": tt.departed}[set]
+				for n := range 10 {
+					for _, f := range vpc.Families() {
+						if got[addrOf(f, n)] != slices.Contains(want, n) {
+							t.Errorf("%s has %s: %v", set, addrOf(f, n), got[addrOf(f, n)])
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestWithoutKnowledgeOfBeforeEverybodyIsAffected(t *testing.T) {
+	s := newWorld().snapshot()
+	wants := affectedBy(nil, s).wants(s)
+	for _, f := range vpc.Families() {
+		if !wants(addrOf(f, 99)) || wants(outside(f)) {
+			t.Errorf("%s: inside %v, outside %v", f, wants(addrOf(f, 99)), wants(outside(f)))
+		}
+	}
+}

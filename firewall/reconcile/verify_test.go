@@ -1,0 +1,191 @@
+package reconcile
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gatehouse/firewall"
+	"gatehouse/vpc"
+)
+
+// spoils are things that other programs do to us.
+func spoils() map[string]func(*fakeKernel) {
+	table := func(k *fakeKernel, f vpc.Family) *fakeTable { return k.tables[f]["mangle"] }
+	return map[string]func(*fakeKernel){
+		"ipv4 mangle chain GH-FWD":           func(k *fakeKernel) { table(k, vpc.IPv4).chains["GH-FWD"] = nil },
+		"ipv6 mangle hook FORWARD -> GH-FWD": func(k *fakeKernel) { table(k, vpc.IPv6).hooks = nil },
+		"ipv6 mangle hook INPUT -> GH-INPUT": func(k *fakeKernel) { table(k, vpc.IPv6).hooks[0].Position, table(k, vpc.IPv6).hooks[1].Position = 2, 2 },
+		"set gh4-prof":                       func(k *fakeKernel) { delete(k.sets, "gh4-prof") },
+		"set gh6-gw": func(k *fakeKernel) {
+			k.sets["gh6-gw"] = firewall.Set{Name: "gh6-gw", Type: "hash:ip", Family: vpc.IPv6}
+		},
+		"stray set gh4-left":                  func(k *fakeKernel) { k.sets["gh4-left"] = firewall.Set{Name: "gh4-left"} },
+		"ipv4 mangle stray chain GH-PROBE-77": func(k *fakeKernel) { table(k, vpc.IPv4).chains["GH-PROBE-77"] = nil },
+		"ipv4 nat stray chain GH-OLD":         func(k *fakeKernel) { k.tables[vpc.IPv4]["nat"].chains["GH-OLD"] = nil },
+	}
+}
+
+func TestWhatOthersChangeIsFoundAndRepaired(t *testing.T) {
+	for what, spoil := range spoils() {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newFakeKernel()
+				l := running(t, k)
+				w := newWorld()
+				apply(t, l, w)
+				pass(midStreamGrace + time.Second)
+				if err := l.InForce(t.Context()); err != nil {
+					t.Fatalf("before: %v", err)
+				}
+
+				k.mu.Lock()
+				spoil(k)
+				k.mu.Unlock()
+				differing, err := l.Verify(t.Context())
+				if err != nil || !slices.Contains(differing, what) {
+					t.Errorf("verify found %v, %v", differing, err)
+				}
+				var drift *DriftError
+				if err := l.InForce(t.Context()); !errors.As(err, &drift) || !strings.Contains(err.Error(), what) {
+					t.Errorf("in force: %v", err)
+				}
+				if again, err := l.Verify(t.Context()); err != nil || !slices.Equal(again, differing) {
+					t.Errorf("verifying repaired something: %v, %v", again, err)
+				}
+
+				pass(2 * l.opt.VerifyInterval)
+				checkCarries(t, k, w, true)
+				s := l.Status()
+				if s.Repairs != 1 || s.LastDrift.IsZero() || !slices.Contains(s.LastDriftIn, what) || !s.Healthy() {
+					t.Errorf("status %+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestResyncRepairsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l := running(t, k)
+		if err := l.Resync(t.Context()); !errors.Is(err, ErrNothing) {
+			t.Errorf("before anything is in force: %v", err)
+		}
+		w := newWorld()
+		apply(t, l, w)
+		for _, spoil := range spoils() {
+			k.mu.Lock()
+			spoil(k)
+			k.mu.Unlock()
+			if err := l.Resync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			checkCarries(t, k, w, false)
+		}
+	})
+}
+
+func TestTwoProgramsThatUndoEachOthersWorkDoNotSpin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l := running(t, k)
+		apply(t, l, newWorld())
+		k.before = func(op string) {
+			if op == "read ipv4" { // whenever we look, somebody has been there
+				k.mu.Lock()
+				k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil
+				k.mu.Unlock()
+			}
+		}
+		pass(time.Hour)
+		s := l.Status()
+		most := uint64(repairBurst + time.Hour/repairInterval)
+		if s.Repairs < repairBurst || s.Repairs > most {
+			t.Errorf("%d repairs in an hour, want %d to %d", s.Repairs, repairBurst, most)
+		}
+		if s.Drifts < 100 {
+			t.Errorf("only %d drifts were counted", s.Drifts)
+		}
+		if s.Healthy() || s.Problems[0].Code != CodeContested || s.Problems[0].Remedy == "" {
+			t.Errorf("problems %v", s.Problems)
+		}
+
+		k.mu.Lock()
+		k.before = nil
+		k.mu.Unlock()
+		pass(2 * repairInterval)
+		if s := l.Status(); !s.Healthy() {
+			t.Errorf("still unhealthy when the other has gone: %v", s.Problems)
+		}
+	})
+}
+
+func TestVerifyingTakesLittleOfACPU(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took = 3 * time.Second // to read a large ruleset
+		k := newFakeKernel()
+		k.before = func(op string) {
+			if op == "read ipv6" {
+				<-time.After(took)
+			}
+		}
+		l := running(t, k)
+		apply(t, l, newWorld())
+		pass(time.Hour)
+		if n := l.Status().Verifies; n < 15 || n > uint64(time.Hour/(verifyShare*took)) {
+			t.Errorf("%d verifications in an hour", n)
+		}
+	})
+}
+
+func TestAFailingVerificationTurnsHealthRed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l := running(t, k)
+		apply(t, l, newWorld())
+		k.mu.Lock()
+		k.fail = func(op string) error {
+			if op == "read ipv6" {
+				return errInjected
+			}
+			return nil
+		}
+		k.mu.Unlock()
+		pass(2 * l.opt.VerifyInterval)
+		if s := l.Status(); s.Healthy() || s.Problems[0].Code != CodeUnread {
+			t.Errorf("problems %v", s.Problems)
+		}
+		k.mu.Lock()
+		k.fail = nil
+		k.mu.Unlock()
+		pass(2 * l.opt.VerifyInterval)
+		if s := l.Status(); !s.Healthy() {
+			t.Errorf("problems %v", s.Problems)
+		}
+	})
+}
+
+func TestTeardownLeavesNothingUntilTheNextApply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l := running(t, k)
+		w := newWorld()
+		apply(t, l, w)
+		if err := l.Teardown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Hour)
+		if left := k.state(); !left.empty() || len(left.sets) > 0 {
+			t.Errorf("left %v", left)
+		}
+		if l.Current() != nil || l.Status().InForce != 0 {
+			t.Errorf("in force: %v", l.Status())
+		}
+		apply(t, l, w)
+		checkCarries(t, k, w, false) // a new beginning, with its grace
+	})
+}
