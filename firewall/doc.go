@@ -4,13 +4,23 @@
 //
 //	raw PREROUTING    GH-RAW    who are you: source address, MAC and link belong together     anti-spoof
 //	mangle INPUT      GH-INPUT  to the gateway itself: only what is offered to instances      host-access
-//	mangle FORWARD    GH-FWD    foreign links, other VPCs                                     vpc
+//	mangle FORWARD    GH-FWD    what is none of ours is left alone
+//	                  GH-VPC    foreign links, other VPCs, sources that nobody may have       vpc, anti-spoof
 //	                  GH-NACL   network ACLs, out then in; every packet, stateless            nacl-egress, nacl-ingress
 //	                  (GH-FWD)  established and related flows pass, invalid ones do not       conntrack
 //	                  GH-EG     the source's profile: its groups' egress rules, merged        sg-egress
 //	                  GH-IN     the destination's profile                                     sg-ingress
 //	filter            GH-ACC    accepts what mangle has decided, so that nobody's DROP policy kills it
+//	                  GH-AIN    the same for what is for the gateway itself
+//	                  GH-OUT    keeps redirects from the guests
 //	nat POSTROUTING   GH-NAT    masquerade for VPCs with a NAT gateway
+//
+// A stage is entered by jump and walked by goto: RETURN in it means "go on with the next stage", and every drop ends in a
+// chain GH-D-<reason>, or at a rule whose comment and log prefix name the rule or entry that decided.
+//
+// Where there is much to choose from, a tree of chains chooses (tree.go): by link name, by address, or by the mark that the
+// set of profiles gives an address. Policy profiles (profile.go) are the distinct sets of groups that interfaces have; each has
+// one chain of egress rules, GH-O-…, and one of ingress rules, GH-I-….
 //
 // Everything here is a pure function. The drivers below (iptables, ipset, conntrack) make the kernel match, and reconcile
 // keeps it so. Chains are named GH-…, sets gh4-… and gh6-…; nothing else on a host is ever touched but for one jump at
