@@ -6,6 +6,8 @@
 //	plan.go      what a snapshot wants                                      pure
 //	state.go     what the kernel has, as one reading found it
 //	diff.go      what to do about the difference, what is refused           pure
+//	host.go      the part of it that is about the whole host                pure
+//	ports.go     the part of it that is about the ports of bridges          pure
 //	hold.go      which port holds which MAC                                 pure
 //	undo.go      what was there before, so that Teardown can put it back
 //	kernel.go    netlink and /proc/sys                                      the only part that changes anything
