@@ -240,6 +240,15 @@ func (s *Snapshot) InterfaceByAddr(a netip.Addr) *Interface { return s.interface
 // InterfaceByMAC returns the interface with that MAC; MACs are unique on a gateway.
 func (s *Snapshot) InterfaceByMAC(m MAC) *Interface { return s.interfaceByMAC[m] }
 
+// VSwitchByID returns the vSwitch with that ID; nil if there is none.
+func (s *Snapshot) VSwitchByID(id string) *VSwitch {
+	i, ok := slices.BinarySearchFunc(s.VSwitches, id, func(w *VSwitch, id string) int { return strings.Compare(w.ID, id) })
+	if !ok {
+		return nil
+	}
+	return s.VSwitches[i]
+}
+
 // GatewayOf returns the vSwitch whose gateway address a is (fe80::1 belongs to every one and is not listed).
 func (s *Snapshot) GatewayOf(a netip.Addr) *VSwitch { return s.gateways[a] }
 
