@@ -49,9 +49,6 @@ func NewCompiler(f Features) *Compiler {
 	return &Compiler{features: f}
 }
 
-// Features returns what the compiler compiles for.
-func (c *Compiler) Features() Features { return c.features }
-
 // SetFeatures changes what the compiler compiles for.
 func (c *Compiler) SetFeatures(f Features) {
 	if f.NFLog != c.features.NFLog {
