@@ -12,6 +12,7 @@ import (
 
 	"gatehouse/configs"
 	"gatehouse/server/api"
+	"gatehouse/server/link"
 	"gatehouse/store"
 	"gatehouse/vpc"
 )
@@ -36,7 +37,7 @@ func (g *Gateway) Apply(ctx context.Context, r api.ApplyRequest) (*api.ApplyResu
 	}
 	g.change.Lock()
 	current, revision := g.store.State()
-	candidate, err := g.candidate(current, manifest, r.Prune)
+	candidate, err := g.candidate(ctx, current, manifest, r.Prune)
 	if err != nil {
 		g.change.Unlock()
 		return nil, err
@@ -152,12 +153,56 @@ func parseFiles(files []api.File) (*configs.Manifest, error) {
 }
 
 // candidate is the state that a manifest asks for; the error holds everything that is wrong with the manifest.
-func (g *Gateway) candidate(current *vpc.Spec, m *configs.Manifest, prune bool) (*vpc.Spec, error) {
+func (g *Gateway) candidate(ctx context.Context, current *vpc.Spec, m *configs.Manifest, prune bool) (*vpc.Spec, error) {
 	spec, problems := vpc.Apply(current, m.Spec, g.host(), g.applyOptions(prune))
 	if err := m.Report(problems); err != nil {
 		return nil, refused(findings(err))
 	}
-	return spec, g.checkTests(spec)
+	return spec, g.check(ctx, current, spec)
+}
+
+// check refuses a valid state that this host cannot carry, or that breaks a test kept with the policy.
+func (g *Gateway) check(ctx context.Context, current, spec *vpc.Spec) error {
+	if len(vpc.Diff(current, spec)) == 0 {
+		return nil
+	}
+	s := vpc.NewSnapshot(spec, g.host(), 0)
+	if err := g.links.Check(ctx, s); err != nil {
+		if details := newRefusals(err, current); len(details) > 0 {
+			return refused(details)
+		}
+	}
+	return checkTests(s)
+}
+
+// newRefusals are the refusals of what the change brings. What the host has come to refuse since it was stored is a
+// problem of health, and no reason to refuse the change of something else.
+func newRefusals(err error, current *vpc.Spec) []api.Detail {
+	stored := map[string]bool{}
+	for o := range current.Objects(vpc.KindVPC) {
+		stored[o.Name+"/"] = true
+	}
+	for o := range current.Objects(vpc.KindVSwitch) {
+		stored[o.VPC.Name+"/"+o.Name] = true
+	}
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	var details []api.Detail
+	for _, e := range all {
+		var r *link.RefusedError
+		switch {
+		case !errors.As(e, &r):
+			details = append(details, api.Detail{Message: e.Error()})
+		case stored[r.VPC+"/"+r.VSwitch]:
+		case r.VSwitch == "":
+			details = append(details, api.Detail{Path: "vpcs[" + r.VPC + "]", Message: r.Reason})
+		default:
+			details = append(details, api.Detail{Path: "vpcs[" + r.VPC + "].vswitches[" + r.VSwitch + "]", Message: r.Reason})
+		}
+	}
+	return details
 }
 
 // findings gives what a reader of files found as the API's details.
@@ -188,13 +233,9 @@ func refusedProblems(problems vpc.Problems) *api.Error {
 }
 
 // checkTests refuses a candidate that breaks an assertion kept with the policy.
-func (g *Gateway) checkTests(candidate *vpc.Spec) error {
-	if len(candidate.Tests) == 0 {
-		return nil
-	}
-	s := vpc.NewSnapshot(candidate, g.host(), 0)
+func checkTests(s *vpc.Snapshot) error {
 	var details []api.Detail
-	for i, t := range candidate.Tests {
+	for i, t := range s.Spec.Tests {
 		r, err := evaluateTest(s, t)
 		path := fmt.Sprintf("tests[%d]", i)
 		if err != nil {
@@ -239,7 +280,7 @@ func (g *Gateway) Put(ctx context.Context, r api.PutRequest) (*api.ApplyResult, 
 		g.change.Unlock()
 		return nil, withoutFile(err)
 	}
-	candidate, err := g.candidate(current, wanted, false)
+	candidate, err := g.candidate(ctx, current, wanted, false)
 	if err != nil {
 		g.change.Unlock()
 		return nil, withoutFile(err)
@@ -272,7 +313,7 @@ func (g *Gateway) Delete(ctx context.Context, r api.DeleteRequest) (*api.ApplyRe
 		g.change.Unlock()
 		return nil, refusedProblems(problems)
 	}
-	if err := g.checkTests(candidate); err != nil {
+	if err := g.check(ctx, current, candidate); err != nil {
 		g.change.Unlock()
 		return nil, err
 	}

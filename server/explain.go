@@ -35,10 +35,10 @@ func (g *Gateway) Explain(ctx context.Context, r api.ExplainRequest) (*api.Expla
 	v := traced(force, p)
 	e.Allowed = v.Allowed
 	e.Stages = explainStages(s, p, v)
-	if back, ok := replyOf(s, p); ok {
+	if back, ok := replyOf(s, p); ok && v.Allowed {
 		bv := traced(force, back)
 		e.Reply = explainStages(s, back, bv)
-		if v.Allowed && !bv.Allowed {
+		if !bv.Allowed {
 			e.Allowed = false
 			e.Notes = append(e.Notes, "the first packet passes, but the reply does not: network ACLs are stateless")
 		}
@@ -72,16 +72,21 @@ func traced(force *reconcile.Force, p vpc.Packet) vpc.Verdict {
 	return v
 }
 
-// explainStages adds the nearest rule to the stages that drop.
+// explainStages adds the nearest rule to the stages that drop. That the first packet of a flow is the first of a flow is
+// not worth a line.
 func explainStages(s *vpc.Snapshot, p vpc.Packet, v vpc.Verdict) []api.ExplainStage {
-	out := make([]api.ExplainStage, len(v.Stages))
-	for i, st := range v.Stages {
-		out[i].StageResult = st
+	out := make([]api.ExplainStage, 0, len(v.Stages))
+	for _, st := range v.Stages {
+		if st.Reason == vpc.ReasonConnNew {
+			continue
+		}
+		shown := api.ExplainStage{StageResult: st}
 		if st.Verdict == vpc.StageDrop {
 			if hint, ok := vpc.Nearest(s, p, st.Stage); ok {
-				out[i].Nearest = hint.Detail
+				shown.Nearest = hint.Detail
 			}
 		}
+		out = append(out, shown)
 	}
 	return out
 }
