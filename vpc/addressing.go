@@ -56,6 +56,16 @@ func (a *addressing) keep(n *InterfaceSpec) {
 	w.settle6(n)
 }
 
+// choosable reports whether the ranges of the vSwitch are such that something can be chosen from them. Of those that are not,
+// Validate says what is wrong.
+func (w *VSwitchSpec) choosable() bool {
+	if !w.CIDRBlock.IsValid() || !w.CIDRBlock.Addr().Is4() || w.CIDRBlock.Bits() < 16 || w.IPv6CIDRBlock.IsValid() && !is6(w.IPv6CIDRBlock.Addr()) {
+		return false
+	}
+	pool := w.poolRange()
+	return w.CIDRBlock.Contains(pool.From) && w.CIDRBlock.Contains(pool.To) && !pool.To.Less(pool.From)
+}
+
 // holds reports whether an interface in the vSwitch may have the address.
 func (w *VSwitchSpec) holds(a netip.Addr) bool { return w.Contains(a) && !w.Reserved(a) }
 
@@ -103,7 +113,7 @@ func (m *merger) addresses(a *addressing, next *VPCSpec) {
 	for i, inst := range next.Instances {
 		for j, n := range inst.Interfaces {
 			w := a.switches[n.VSwitch]
-			if w == nil || !w.CIDRBlock.IsValid() || !w.CIDRBlock.Addr().Is4() || n.PrivateIP.IsValid() && w.missing6(n) == 0 {
+			if w == nil || !w.choosable() || n.PrivateIP.IsValid() && w.missing6(n) == 0 {
 				continue
 			}
 			if !owned {
@@ -142,10 +152,7 @@ func (m *merger) addresses(a *addressing, next *VPCSpec) {
 	for _, t := range todo {
 		n := t.iface
 		if !n.PrivateIP.IsValid() {
-			ip, ok := netip.Addr{}, false
-			if pool := t.in.poolRange(); pool.From.Is4() && pool.To.Is4() && !pool.To.Less(pool.From) {
-				ip, ok = t.in.choose(IPv4, n.MAC, isTaken)
-			}
+			ip, ok := t.in.choose(IPv4, n.MAC, isTaken)
 			if ok {
 				n.PrivateIP = ip
 				taken[ip] = struct{}{}

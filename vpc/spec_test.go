@@ -101,15 +101,6 @@ func clone(t testing.TB, s *Spec) *Spec {
 	return c
 }
 
-// counter returns a NewID that counts, so that tests can tell IDs in advance.
-func counter() func(string) string {
-	n := 0
-	return func(prefix string) string {
-		n++
-		return fmt.Sprintf("%s%08x%08x", prefix, n, n) // links are named by the first eight
-	}
-}
-
 // crowd returns a Spec with n instances in one basic and one advanced group for every 5,000.
 func crowd(n int) *Spec {
 	v := &VPCSpec{ID: "vpc-1", Name: "big", CIDRBlock: px("10.0.0.0/8"), IPv6CIDRBlock: px("fd00::/56")}

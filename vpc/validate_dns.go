@@ -265,9 +265,9 @@ func (v *validator) forwarders(c *scope) {
 func ParseServer(s string) (netip.AddrPort, error) {
 	server, err := netip.ParseAddrPort(s)
 	if err != nil {
-		bare, brackets := s, false
-		if bare, brackets = strings.CutPrefix(s, "["); brackets {
-			bare, brackets = strings.CutSuffix(bare, "]")
+		bare, brackets := s, len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']'
+		if brackets {
+			bare = s[1 : len(s)-1]
 		}
 		var a netip.Addr
 		a, err = netip.ParseAddr(bare)

@@ -63,7 +63,7 @@ func TestParse(t *testing.T) {
 		{"duration", "90s", "1m30s", ""}, {"duration", "24h", "24h", ""}, {"duration", "30d", "30d", ""}, {"duration", "60m", "1h", ""}, {"duration", "7300d", "7300d", ""}, {"duration", "0d", "0s", ""},
 		{"duration", "1.5d", "", `"1.5d"` + notDuration}, {"duration", "", "", `""` + notDuration}, {"duration", "-1d", "", `"-1d"` + notDuration},
 		{"server", "192.0.2.53", "192.0.2.53:53", ""}, {"server", "192.0.2.53:5353", "192.0.2.53:5353", ""}, {"server", "fd00::53", "[fd00::53]:53", ""}, {"server", "[fd00::53]:5353", "[fd00::53]:5353", ""}, {"server", "[fd00::53]", "[fd00::53]:53", ""},
-		{"server", "192.0.2.53:0", "", `"192.0.2.53:0"` + notServer}, {"server", "0.0.0.0", "", `"0.0.0.0"` + notServer}, {"server", "ns:53", "", `"ns:53"` + notServer}, {"server", "[192.0.2.53]", "", `"[192.0.2.53]"` + notServer},
+		{"server", "192.0.2.53:0", "", `"192.0.2.53:0"` + notServer}, {"server", "0.0.0.0", "", `"0.0.0.0"` + notServer}, {"server", "ns:53", "", `"ns:53"` + notServer}, {"server", "[fd00::53", "", `"[fd00::53"` + notServer}, {"server", "[192.0.2.53]", "", `"[192.0.2.53]"` + notServer},
 	} {
 		t.Run(tt.what+" "+tt.in, func(t *testing.T) {
 			if got := parsers[tt.what](tt.in); got != (result{tt.text, tt.err}) {
