@@ -185,16 +185,7 @@ func (g *Gateway) onPort(p link.Port, up bool) {
 		g.dhcp4.RemovePort(p.Index)
 		return
 	}
-	g.dhcp4.AddPort(dhcp4.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: linkMAC(p.Link)})
-}
-
-// linkMAC is the gateway's MAC on a vSwitch's link; zero when the link has gone meanwhile.
-func linkMAC(name string) vpc.MAC {
-	var mac vpc.MAC
-	if ifi, err := net.InterfaceByName(name); err == nil {
-		copy(mac[:], ifi.HardwareAddr)
-	}
-	return mac
+	g.dhcp4.AddPort(dhcp4.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC})
 }
 
 // firstManifest applies the configured manifest when nothing was ever stored.
