@@ -108,9 +108,6 @@ func (s *Store) contents() (*Contents, error) {
 	c.Spec, c.Revision = s.State()
 	err := guard(func() error {
 		return s.view(func(tx *bolt.Tx) (err error) {
-			for err := range tx.Check() {
-				return fmt.Errorf("%w: %w", ErrCorrupt, err)
-			}
 			if c.Leases, err = readLeases(tx); err != nil {
 				return fmt.Errorf("%w: %w", ErrCorrupt, err)
 			}
@@ -221,7 +218,7 @@ func replace(path, backup string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(copyTo(src, tmp), src.Close()); err != nil {
+	if err := errors.Join(rewrite(src, tmp), src.Close()); err != nil {
 		return errors.Join(err, removeIfThere(tmp))
 	}
 	s, err := open(tmp, opt)

@@ -187,15 +187,26 @@ func openFile(path string, readOnly bool) (db *bolt.DB, err error) {
 	if err := checkSize(path); err != nil {
 		return nil, err
 	}
+	var file *os.File
 	err = guard(func() error {
 		db, err = bolt.Open(path, fileMode, &bolt.Options{
 			Timeout:         lockWait,
 			FreelistType:    bolt.FreelistMapType,
 			InitialMmapSize: mapSize,
 			ReadOnly:        readOnly,
+			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+				f, err = os.OpenFile(name, flag, mode)
+				file = f
+				return f, err
+			},
 		})
 		return err
 	})
+	if err != nil && file != nil {
+		// bbolt does both itself, unless it panicked. Closing alone would not do then: the mapping keeps the lock.
+		_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+		_ = file.Close()
+	}
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		if pid := lockHolder(path); pid != "" {
