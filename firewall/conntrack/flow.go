@@ -17,7 +17,7 @@ type Flow struct {
 	Original, Reply Tuple // as each direction's packets look when they enter
 	Local           bool  // the gateway itself opened it
 
-	key []byte // attributes that name this very flow, and none that took its tuple later
+	key []byte // attributes that name this flow: its tuple, zone and the kernel's ID, which the next flow of the tuple hardly ever gets again
 }
 
 // Tuple is one direction of a flow.

@@ -440,24 +440,23 @@ func TestAHeldLockIsWaitedForAndCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.Create(lock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	hold := func() {
+	hold := func() *os.File {
 		t.Helper()
+		file, err := os.OpenFile(lock, os.O_RDONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}
+		return file
 	}
 	const text = "*raw\n:GH-RAW - [0:0]\nCOMMIT\n"
 
-	hold()
 	const held = 5 * time.Second
+	file := hold()
 	start := time.Now()
-	release := time.AfterFunc(held, func() { file.Close() })
-	defer release.Stop()
+	time.AfterFunc(held, func() { file.Close() })
 	if err := d.Restore(context.Background(), vpc.IPv4, text); err != nil {
 		t.Errorf("held for %v: %v", held, err)
 	}
@@ -468,10 +467,7 @@ func TestAHeldLockIsWaitedForAndCounted(t *testing.T) {
 		t.Errorf("%d waits counted", d.LockWaits())
 	}
 
-	if file, err = os.Open(lock); err != nil {
-		t.Fatal(err)
-	}
-	hold()
+	defer hold().Close()
 	err = d.Restore(context.Background(), vpc.IPv4, text)
 	var locked *LockError
 	if !errors.As(err, &locked) || !strings.Contains(locked.Remedy(), lock) {

@@ -27,7 +27,7 @@ type fakeKernel struct {
 	ops    []string // what was done, in order
 	writes []string // the text of every transaction
 
-	// fail is asked before every operation; before runs instead of nothing. Both may be nil.
+	// fail is asked before every operation, after before was called. Both may be nil.
 	fail   func(op string) error
 	before func(op string)
 }
@@ -47,6 +47,20 @@ func newFakeKernel() *fakeKernel {
 		}
 	}
 	return k
+}
+
+// lock runs something that changes the kernel, or how it behaves, from a test.
+func (k *fakeKernel) lock(change func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change()
+}
+
+// left returns the flows that the kernel still has.
+func (k *fakeKernel) left() []conntrack.Flow {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.flows)
 }
 
 // op notes an operation and says whether it is to fail.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,7 +187,7 @@ func TestAFailureAtAnyStepChangesNothingAndIsRetried(t *testing.T) {
 		l := running(t, k)
 		before, after := beforeAndAfter()
 		apply(t, l, before)
-		k.flows = someFlows()
+		k.lock(func() { k.flows = someFlows() })
 		k.takeOps()
 		apply(t, l, after)
 		for _, op := range k.takeOps() {
@@ -203,8 +204,7 @@ func TestAFailureAtAnyStepChangesNothingAndIsRetried(t *testing.T) {
 				l := running(t, k)
 				before, after := beforeAndAfter()
 				apply(t, l, before)
-				k.flows = someFlows()
-				k.fail = once(step)
+				k.lock(func() { k.flows, k.fail = someFlows(), once(step) })
 				err := l.Apply(t.Context(), after.snapshot())
 
 				leftovers := strings.HasPrefix(step, "delete")
@@ -229,7 +229,7 @@ func TestAFailureAtAnyStepChangesNothingAndIsRetried(t *testing.T) {
 						if s.InForce != 1 || l.Current().Snapshot.Revision != 1 {
 							t.Errorf("revision %d counts as in force", s.InForce)
 						}
-						if len(k.flows) != len(someFlows()) {
+						if len(k.left()) != len(someFlows()) {
 							t.Errorf("flows were cut")
 						}
 					}
@@ -248,10 +248,9 @@ func TestAFailureAtAnyStepChangesNothingAndIsRetried(t *testing.T) {
 
 // once makes one operation fail a single time.
 func once(step string) func(string) error {
-	failed := false
+	var failed atomic.Bool // the families are written side by side
 	return func(op string) error {
-		if op == step && !failed {
-			failed = true
+		if op == step && failed.CompareAndSwap(false, true) {
 			return fmt.Errorf("%s: %w", op, errInjected)
 		}
 		return nil
@@ -281,7 +280,7 @@ func checkFlows(t *testing.T, k *fakeKernel) {
 		}
 	}
 	var got []conntrack.Tuple
-	for _, f := range k.flows {
+	for _, f := range k.left() {
 		got = append(got, f.Original)
 	}
 	if !slices.Equal(want, got) {
@@ -295,7 +294,7 @@ func TestFlowsThatARevisionNoLongerAllowsAreCut(t *testing.T) {
 		l := running(t, k)
 		before, after := beforeAndAfter()
 		apply(t, l, before)
-		k.flows = someFlows()
+		k.lock(func() { k.flows = someFlows() })
 		apply(t, l, after)
 		checkFlows(t, k)
 		if n := l.Status().FlowsCut; n != 8 {
@@ -314,10 +313,10 @@ func TestAfterARestartAllFlowsAreJudged(t *testing.T) {
 		apply(t, l, after)
 		cancel()
 		synctest.Wait()
-		k.flows = someFlows()[:5] // among them what a daemon that was killed did not come to cut
+		k.lock(func() { k.flows = someFlows()[:5] }) // among them what a daemon that was killed did not come to cut
 		apply(t, running(t, k), after)
-		if len(k.flows) != 3 {
-			t.Errorf("left %v", k.flows)
+		if left := k.left(); len(left) != 3 {
+			t.Errorf("left %v", left)
 		}
 	})
 }
@@ -331,11 +330,13 @@ func TestWhoAsksWhileAnotherApplyRunsSharesTheNextOne(t *testing.T) {
 		k.takeOps()
 
 		hold := make(chan struct{})
-		k.before = func(op string) {
-			if op == "restore ipv4 mangle" {
-				<-hold
+		k.lock(func() {
+			k.before = func(op string) {
+				if op == "restore ipv4 mangle" {
+					<-hold
+				}
 			}
-		}
+		})
 		const n = 50
 		done := make(chan error, n)
 		for i := range n {
@@ -385,18 +386,15 @@ func TestApplyEndsWithItsContextAndWithTheLoop(t *testing.T) {
 		if err := l.Apply(ctx, newWorld().snapshot()); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
-		k.before = func(op string) {
-			if op == "write sets" {
-				<-t.Context().Done()
-			}
-		}
 		run, stop := context.WithCancel(t.Context())
-		k.fail = func(op string) error { return run.Err() }
-		k.before = func(op string) {
-			if op == "write sets" {
-				<-run.Done()
+		k.lock(func() { k.fail = func(string) error { return run.Err() } })
+		k.lock(func() {
+			k.before = func(op string) {
+				if op == "write sets" {
+					<-run.Done()
+				}
 			}
-		}
+		})
 		go l.Run(run)
 		done := make(chan error, 1)
 		go func() { done <- l.Apply(t.Context(), newWorld().snapshot()) }()
@@ -415,12 +413,14 @@ func TestARefusalIsRetriedWithGrowingPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newFakeKernel()
 		l := running(t, k)
-		k.fail = func(op string) error {
-			if op == "restore ipv6 mangle" {
-				return errInjected
+		k.lock(func() {
+			k.fail = func(op string) error {
+				if op == "restore ipv6 mangle" {
+					return errInjected
+				}
+				return nil
 			}
-			return nil
-		}
+		})
 		if err := l.Apply(t.Context(), newWorld().snapshot()); !errors.Is(err, errInjected) {
 			t.Fatalf("error %v", err)
 		}
@@ -428,9 +428,7 @@ func TestARefusalIsRetriedWithGrowingPauses(t *testing.T) {
 		if n := l.Status().Failures; n < 10 || n > 18 {
 			t.Errorf("%d attempts in ten minutes", n)
 		}
-		k.mu.Lock()
-		k.fail = nil
-		k.mu.Unlock()
+		k.lock(func() { k.fail = nil })
 		pass(slowestRetry)
 		if s := l.Status(); !s.Healthy() || s.InForce != 1 {
 			t.Errorf("status %+v", s)

@@ -42,9 +42,7 @@ func TestWhatOthersChangeIsFoundAndRepaired(t *testing.T) {
 					t.Fatalf("before: %v", err)
 				}
 
-				k.mu.Lock()
-				spoil(k)
-				k.mu.Unlock()
+				k.lock(func() { spoil(k) })
 				differing, err := l.Verify(t.Context())
 				if err != nil || !slices.Contains(differing, what) {
 					t.Errorf("verify found %v, %v", differing, err)
@@ -78,9 +76,7 @@ func TestResyncRepairsAtOnce(t *testing.T) {
 		w := newWorld()
 		apply(t, l, w)
 		for _, spoil := range spoils() {
-			k.mu.Lock()
-			spoil(k)
-			k.mu.Unlock()
+			k.lock(func() { spoil(k) })
 			if err := l.Resync(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -94,13 +90,15 @@ func TestTwoProgramsThatUndoEachOthersWorkDoNotSpin(t *testing.T) {
 		k := newFakeKernel()
 		l := running(t, k)
 		apply(t, l, newWorld())
-		k.before = func(op string) {
-			if op == "read ipv4" { // whenever we look, somebody has been there
-				k.mu.Lock()
-				k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil
-				k.mu.Unlock()
+		k.lock(func() {
+			k.before = func(op string) {
+				if op == "read ipv4" { // whenever we look, somebody has been there
+					k.mu.Lock()
+					k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil
+					k.mu.Unlock()
+				}
 			}
-		}
+		})
 		pass(time.Hour)
 		s := l.Status()
 		most := uint64(repairBurst + time.Hour/repairInterval)
@@ -114,9 +112,7 @@ func TestTwoProgramsThatUndoEachOthersWorkDoNotSpin(t *testing.T) {
 			t.Errorf("problems %v", s.Problems)
 		}
 
-		k.mu.Lock()
-		k.before = nil
-		k.mu.Unlock()
+		k.lock(func() { k.before = nil })
 		pass(2 * repairInterval)
 		if s := l.Status(); !s.Healthy() {
 			t.Errorf("still unhealthy when the other has gone: %v", s.Problems)
@@ -128,11 +124,13 @@ func TestVerifyingTakesLittleOfACPU(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const took = 3 * time.Second // to read a large ruleset
 		k := newFakeKernel()
-		k.before = func(op string) {
-			if op == "read ipv6" {
-				<-time.After(took)
+		k.lock(func() {
+			k.before = func(op string) {
+				if op == "read ipv6" {
+					<-time.After(took)
+				}
 			}
-		}
+		})
 		l := running(t, k)
 		apply(t, l, newWorld())
 		pass(time.Hour)
@@ -147,21 +145,19 @@ func TestAFailingVerificationTurnsHealthRed(t *testing.T) {
 		k := newFakeKernel()
 		l := running(t, k)
 		apply(t, l, newWorld())
-		k.mu.Lock()
-		k.fail = func(op string) error {
-			if op == "read ipv6" {
-				return errInjected
+		k.lock(func() {
+			k.fail = func(op string) error {
+				if op == "read ipv6" {
+					return errInjected
+				}
+				return nil
 			}
-			return nil
-		}
-		k.mu.Unlock()
+		})
 		pass(2 * l.opt.VerifyInterval)
 		if s := l.Status(); s.Healthy() || s.Problems[0].Code != CodeUnread {
 			t.Errorf("problems %v", s.Problems)
 		}
-		k.mu.Lock()
-		k.fail = nil
-		k.mu.Unlock()
+		k.lock(func() { k.fail = nil })
 		pass(2 * l.opt.VerifyInterval)
 		if s := l.Status(); !s.Healthy() {
 			t.Errorf("problems %v", s.Problems)
