@@ -13,11 +13,11 @@ import (
 // how names compare (RFC 4343). A length octet is at most 63 and therefore never looks like an upper case letter.
 type name string
 
+const root name = "\x00"
+
 const (
-	root      name = "\x00"
-	maxName        = 255 // octets of a name in wire form
-	maxLabel       = 63
-	ptrToName      = 0xc00c // compression pointer to the name in the question
+	maxName  = 255 // octets of a name in wire form
+	maxLabel = 63
 )
 
 // parseName reads a name in presentation form. It is taken as absolute whether or not it ends in a dot.
