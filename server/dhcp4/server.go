@@ -378,12 +378,15 @@ func (s *Server) readRelay(r *relaySocket) {
 			continue
 		}
 		relay := from.Addr().Unmap()
-		if len((*s.relays.Load())[relay]) == 0 {
-			s.count.drop(DropRelay)
-			continue
-		}
-		if n < headerSize+cookieSize || n > maxMessage {
+		known := len((*s.relays.Load())[relay]) > 0
+		switch {
+		case known && (n < headerSize+cookieSize || n > maxMessage):
 			s.count.drop(DropMalformed)
+			continue
+		case !known && n >= headerSize && !unlessZero(buf[24:28]).IsValid():
+			continue // a guest's broadcast, which its port reads
+		case !known:
+			s.count.drop(DropRelay)
 			continue
 		}
 		s.submit(&inbound{payload: slices.Clone(buf[:n]), relay: relay, at: s.cfg.Now(), key: keyOf(buf[:n])})
