@@ -215,7 +215,7 @@ func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
 		t.Fatal(err)
 	}
 	cur := bigSpec(50)
-	rev := mustCommit(t, s, cur, "apply")
+	mustCommit(t, s, cur, "apply")
 	ctx := context.Background()
 	r := rand.New(rand.NewPCG(3, 4))
 	for round := range 25 {
@@ -229,7 +229,7 @@ func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		cur = withInstance(cur, len(cur.VPCs[0].Instances))
-		rev = mustCommit(t, s, cur, "enrol")
+		rev := mustCommit(t, s, cur, "enrol")
 		after, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
