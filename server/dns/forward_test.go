@@ -137,6 +137,18 @@ func says(t testing.TB, records ...string) func(q *miekg.Msg, tcp bool) []*miekg
 	}
 }
 
+// newGated returns an upstream that answers with a record, but not before it is released.
+func newGated(t testing.TB, loopback, record string) (up *fakeUpstream, release func()) {
+	gate := make(chan struct{})
+	release = sync.OnceFunc(func() { close(gate) })
+	up = newFake(t, loopback, func(q *miekg.Msg, tcp bool) []*miekg.Msg {
+		<-gate
+		return says(t, record)(q, tcp)
+	})
+	t.Cleanup(release)
+	return up, release
+}
+
 func silent(*miekg.Msg, bool) []*miekg.Msg { return nil }
 
 func fails(rcode int) func(q *miekg.Msg, tcp bool) []*miekg.Msg {
@@ -335,11 +347,7 @@ func (r *resolver) idle() bool {
 }
 
 func TestTheSameQuestionIsAskedOnce(t *testing.T) {
-	release := make(chan struct{})
-	up := newFake(t, "127.0.0.1", func(q *miekg.Msg, tcp bool) []*miekg.Msg {
-		<-release
-		return says(t, "@ 100 IN A 192.0.2.1")(q, tcp)
-	})
+	up, release := newGated(t, "127.0.0.1", "@ 100 IN A 192.0.2.1")
 	s := asking(t, nil, lab(), up)
 	var done sync.WaitGroup
 	for range 50 {
@@ -350,7 +358,7 @@ func TestTheSameQuestionIsAskedOnce(t *testing.T) {
 		})
 	}
 	waitFor(t, "50 clients to wait", func() bool { return s.Stats().Waiting == 50 })
-	close(release)
+	release()
 	done.Wait()
 	if n := up.udp.Load(); n > rounds {
 		t.Errorf("asked %d times", n)
@@ -361,11 +369,7 @@ func TestTheSameQuestionIsAskedOnce(t *testing.T) {
 }
 
 func TestAClientCannotTakeAllTheRoom(t *testing.T) {
-	release := make(chan struct{})
-	up := newFake(t, "127.0.0.1", func(q *miekg.Msg, tcp bool) []*miekg.Msg {
-		<-release
-		return says(t, "@ 100 IN A 192.0.2.1")(q, tcp)
-	})
+	up, release := newGated(t, "127.0.0.1", "@ 100 IN A 192.0.2.1")
 	s := asking(t, nil, lab(), up)
 	v := s.View("vpc-a")
 	replies := make(chan int, 2*maxWaitingClient)
@@ -386,7 +390,7 @@ func TestAClientCannotTakeAllTheRoom(t *testing.T) {
 		t.Errorf("one too many: rcode %d", rcode)
 	}
 	put(client6)
-	close(release)
+	release()
 	for range maxWaitingClient + 1 {
 		if rcode := <-replies; rcode != miekg.RcodeSuccess {
 			t.Fatalf("rcode %d", rcode)

@@ -73,19 +73,17 @@ func readFrame(t *testing.T, r io.Reader) *miekg.Msg {
 func TestOneConnectionCarriesManyQuestions(t *testing.T) {
 	for _, loopback := range loopbacks() {
 		t.Run(loopback, func(t *testing.T) {
-			release := make(chan struct{})
-			up := newFake(t, loopback, func(q *miekg.Msg, tcp bool) []*miekg.Msg {
-				<-release
-				return says(t, "@ 100 IN TXT outside")(q, tcp)
-			})
+			up, release := newGated(t, loopback, "@ 100 IN TXT outside")
 			s, dial := overTCP(t, loopback, up)
 			conn := dial()
 			slow := question("www.example.org.", "TXT")
+			slow.Id = 1000
 			batch := framed(t, slow)
 			want := map[uint16]bool{}
-			for range 100 {
+			for id := range uint16(100) {
 				m := question("web-1.research.internal.", "A")
-				want[m.Id] = true
+				m.Id = id
+				want[id] = true
 				batch = append(batch, framed(t, m)...)
 			}
 			// In two pieces, cut within a message.
@@ -101,7 +99,7 @@ func TestOneConnectionCarriesManyQuestions(t *testing.T) {
 				}
 				delete(want, m.Id)
 			}
-			close(release)
+			release()
 			if m := readFrame(t, conn); m.Id != slow.Id || len(m.Answer) != 1 {
 				t.Errorf("%v", m)
 			}
@@ -113,11 +111,7 @@ func TestOneConnectionCarriesManyQuestions(t *testing.T) {
 }
 
 func TestAHalfClosedConnectionGetsItsReplies(t *testing.T) {
-	release := make(chan struct{})
-	up := newFake(t, "127.0.0.1", func(q *miekg.Msg, tcp bool) []*miekg.Msg {
-		<-release
-		return says(t, "@ 100 IN TXT outside")(q, tcp)
-	})
+	up, release := newGated(t, "127.0.0.1", "@ 100 IN TXT outside")
 	s, dial := overTCP(t, "127.0.0.1", up)
 	conn := dial()
 	if _, err := conn.Write(framed(t, question("www.example.org.", "TXT"))); err != nil {
@@ -125,7 +119,7 @@ func TestAHalfClosedConnectionGetsItsReplies(t *testing.T) {
 	}
 	conn.(*net.TCPConn).CloseWrite()
 	waitFor(t, "the question to be asked", func() bool { return s.Stats().Waiting == 1 })
-	close(release)
+	release()
 	if m := readFrame(t, conn); len(m.Answer) != 1 {
 		t.Errorf("%v", m)
 	}
