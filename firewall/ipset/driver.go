@@ -52,6 +52,21 @@ func (d *Driver) Read(ctx context.Context) (map[string]firewall.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list sets: %w", err)
 	}
+	for name, s := range sets {
+		if !lacksMAC(s) {
+			continue
+		}
+		// ipset 7.17 loses the MAC of a member that crosses the end of its output buffer, but not in this format.
+		out, err := d.run(ctx, "", "list", name)
+		if errors.Is(err, ErrNotFound) {
+			continue // gone since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list set %s: %w", name, err)
+		}
+		s.Members = parseMembers(string(out))
+		sets[name] = s
+	}
 	return sets, nil
 }
 

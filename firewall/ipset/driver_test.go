@@ -3,6 +3,7 @@ package ipset
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -83,6 +84,37 @@ func TestWhatIsWrittenIsReadBackAndForeignSetsStay(t *testing.T) {
 	}
 	if now := sh(t, "ipset save"); now != foreign {
 		t.Errorf("foreign sets changed:\n%s\nbefore:\n%s", now, foreign)
+	}
+}
+
+// TestLargeSetsOfMACsAreReadWhole has enough members for ipset's own output to lose some of their MACs.
+func TestLargeSetsOfMACsAreReadWhole(t *testing.T) {
+	if !ownnet.Enter(t) {
+		return
+	}
+	ctx, d := context.Background(), newDriver(t)
+	want := firewall.Set{Name: "gh4-bind-5cf8fe3241b85d03", Type: "bitmap:ip,mac", Family: vpc.IPv4, Options: []string{"range", "10.1.0.0/16"}}
+	for i, a := range many(20000, 1) {
+		want.Members = append(want.Members, fmt.Sprintf("%s,02:00:00:00:%02x:%02x", a, i/256, i%256))
+	}
+	if _, err := d.Write(ctx, nil, []firewall.Set{want}); err != nil {
+		t.Fatal(err)
+	}
+	have, err := d.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := Diff(have, []firewall.Set{want}); len(names) > 0 {
+		t.Errorf("%v differ; without a MAC: %v", names, lacksMAC(have[want.Name]))
+	}
+
+	// A member that really has none is seen.
+	sh(t, "ipset del "+want.Name+" 10.1.0.1; ipset add "+want.Name+" 10.1.0.1")
+	if have, err = d.Read(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(have[want.Name].Members, "10.1.0.1") || len(have[want.Name].Members) != 20000 {
+		t.Errorf("a member without a MAC is not seen among %d", len(have[want.Name].Members))
 	}
 }
 

@@ -61,6 +61,24 @@ func parseSave(r io.Reader) (map[string]firewall.Set, error) {
 	return sets, nil
 }
 
+// lacksMAC reports whether a set of addresses and MACs has a member without its MAC.
+func lacksMAC(s firewall.Set) bool {
+	return strings.HasSuffix(s.Type, ",mac") && slices.ContainsFunc(s.Members, func(m string) bool { return !strings.Contains(m, ",") })
+}
+
+// parseMembers reads the members of one set from what `ipset list NAME` prints, in canonical form.
+func parseMembers(listed string) []string {
+	_, body, _ := strings.Cut(listed, "\nMembers:\n")
+	var members []string
+	for m := range strings.Lines(body) {
+		if m = canonicalMember(m); m != "" {
+			members = append(members, m)
+		}
+	}
+	slices.Sort(members)
+	return members
+}
+
 func familyOfName(name string) vpc.Family {
 	if strings.HasPrefix(name, "gh6-") {
 		return vpc.IPv6
