@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 
 	"gatehouse/internal/netlab"
 	"gatehouse/server/lease"
@@ -547,4 +548,42 @@ func TestAnotherServerOnThePortIsNamed(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func TestTheKernelDoesNotRefuseWhatThePortsRead(t *testing.T) {
+	g := newGateway(t, nil)
+	g.set(spec(nil))
+	s := g.guest("i", webMAC)
+	if err := g.udhcpc(s); err != nil {
+		t.Fatal(err)
+	}
+	g.hasAddress(s, "10.20.1.10/24")
+	dial := func(port uint16) (c *net.UDPConn) {
+		if err := s.Do(func() (err error) {
+			c, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr("10.20.1.253"), port)))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	served, closed := dial(serverPort), dial(serverPort+2)
+	read := func(c *net.UDPConn, deadline time.Time) error {
+		if err := c.SetReadDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Read(make([]byte, 1))
+		return err
+	}
+	// The refusal of the later datagram has come: one of the earlier datagram would be here too.
+	if err := read(closed, time.Now().Add(20*time.Second)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Fatalf("a closed port: %v", err)
+	}
+	if err := read(served, time.Now().Add(time.Millisecond)); errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("port 67 is refused by the kernel: %v", err)
+	}
 }
