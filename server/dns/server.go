@@ -41,9 +41,12 @@ type Server struct {
 	counters counters
 	conns    connections
 
+	setting sync.Mutex // one SetSnapshot at a time
+
 	mu         sync.Mutex
-	configured []string // upstreams
-	resolvConf time.Time
+	configured []string         // upstreams
+	servers    []netip.AddrPort // what they are, our own addresses among them
+	resolvConf time.Time        // when it was changed; zero: it is not there
 	listeners  map[listenerKey]*listener
 	running    bool
 }
@@ -95,33 +98,38 @@ func (s *Server) SetUpstreams(upstreams []string) error {
 	}
 	s.mu.Lock()
 	s.configured = slices.Clone(upstreams)
+	s.readUpstreams()
 	s.mu.Unlock()
-	s.refreshUpstreams()
 	return nil
 }
 
 // SetCacheSize changes how many answers are kept.
 func (s *Server) SetCacheSize(n int) { s.resolver.cache.resize(n) }
 
-// refreshUpstreams reads resolv.conf if it is asked for, and leaves out the addresses that are our own.
-func (s *Server) refreshUpstreams() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var servers []netip.AddrPort
+// readUpstreams finds out which servers are configured, and reads resolv.conf if that is what it takes. The caller holds
+// s.mu.
+func (s *Server) readUpstreams() {
+	s.servers = nil
 	for _, u := range s.configured {
 		if u == "system" {
 			system, err := readResolvConf(s.config.ResolvConf)
 			if err != nil {
 				s.log.Warn("no upstreams from the system", "error", err)
 			}
-			servers = append(servers, system...)
+			s.servers = append(s.servers, system...)
 		} else if ap, err := ParseServer(u); err == nil {
-			servers = append(servers, ap)
+			s.servers = append(s.servers, ap)
 		}
 	}
+	s.useUpstreams()
+}
+
+// useUpstreams hands the configured servers to the resolver, each once and our own addresses left out. The caller holds
+// s.mu.
+func (s *Server) useUpstreams() {
 	snapshot := s.state.Load().snapshot
 	var kept []netip.AddrPort
-	for _, ap := range servers {
+	for _, ap := range s.servers {
 		if !isOwn(snapshot, ap.Addr()) && !slices.Contains(kept, ap) {
 			kept = append(kept, ap)
 		}
@@ -145,6 +153,8 @@ func readResolvConf(path string) ([]netip.AddrPort, error) {
 // SetSnapshot puts a snapshot in force: answers follow it as soon as this returns; sockets for new vSwitches open, and
 // those of removed ones close, soon after.
 func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
+	s.setting.Lock()
+	defer s.setting.Unlock()
 	old := s.state.Load()
 	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}}
 	inUse := map[netip.AddrPort]bool{}
@@ -169,7 +179,9 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	}
 	s.state.Store(st)
 	s.resolver.setGuarded(guarded)
-	s.refreshUpstreams()
+	s.mu.Lock()
+	s.useUpstreams()
+	s.mu.Unlock()
 	s.resolver.keep(inUse)
 	s.poke()
 }
@@ -224,16 +236,15 @@ func (s *Server) Run(ctx context.Context) error {
 
 // watchResolvConf reads resolv.conf again when it has changed.
 func (s *Server) watchResolvConf() {
-	info, err := os.Stat(s.config.ResolvConf)
-	if err != nil {
-		return
+	var changed time.Time
+	if info, err := os.Stat(s.config.ResolvConf); err == nil {
+		changed = info.ModTime()
 	}
 	s.mu.Lock()
-	changed := !info.ModTime().Equal(s.resolvConf)
-	s.resolvConf = info.ModTime()
-	s.mu.Unlock()
-	if changed {
-		s.refreshUpstreams()
+	defer s.mu.Unlock()
+	if !changed.Equal(s.resolvConf) && slices.Contains(s.configured, "system") {
+		s.resolvConf = changed
+		s.readUpstreams()
 	}
 }
 

@@ -329,3 +329,104 @@ func TestRealClientsAsk(t *testing.T) {
 		}
 	}
 }
+
+func TestNoAnswerMixesRevisions(t *testing.T) {
+	s := newTestServer(t)
+	// Revision n gives web-1 an address that ends in n, and has the serial n.
+	snapshots := make([]*vpc.Snapshot, 50)
+	for n := range snapshots {
+		snapshots[n] = vpc.NewSnapshot(netSpec(fmt.Sprintf("10.20.1.%d", 100+n)), vpc.Host{Region: "lab-1"}, uint64(100+n))
+	}
+	s.SetSnapshot(snapshots[0])
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		for range 4 {
+			for _, snapshot := range snapshots {
+				s.SetSnapshot(snapshot)
+			}
+		}
+	}()
+	wire, err := question("www.corp.example.", "A").Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q Query
+	for {
+		view := s.View("vpc-a")
+		reply, _ := s.handle(t.Context(), nil, wire, &q, view, client4, false)
+		m := unpack(t, reply)
+		want := fmt.Sprintf("10.20.1.%d", view.Revision)
+		if len(m.Answer) != 3 || !strings.HasSuffix(m.Answer[2].String(), want) {
+			t.Fatalf("revision %d: %v", view.Revision, m.Answer)
+		}
+		select {
+		case <-stop:
+			return
+		default:
+		}
+	}
+}
+
+func TestAViewThatNothingTouchedIsKept(t *testing.T) {
+	s := newTestServer(t)
+	spec := lab()
+	s.SetSnapshot(vpc.NewSnapshot(spec, vpc.Host{Region: "lab-1"}, 50))
+	before := map[string]*View{"vpc-a": s.View("vpc-a"), "vpc-b": s.View("vpc-b"), "vpc-c": s.View("vpc-c")}
+	changed := *spec
+	other := *spec.VPCs[1]
+	other.Instances = nil
+	changed.VPCs = []*vpc.VPCSpec{spec.VPCs[0], &other, spec.VPCs[2]}
+	s.SetSnapshot(vpc.NewSnapshot(&changed, vpc.Host{Region: "lab-2"}, 51))
+	for _, tt := range []struct {
+		vpc  string
+		kept bool
+		why  string
+	}{
+		{"vpc-a", false, "which servers are our own depends on every VPC"},
+		{"vpc-b", false, "an instance has gone"},
+		{"vpc-c", false, "its domain comes from the region"},
+	} {
+		if kept := s.View(tt.vpc) == before[tt.vpc]; kept != tt.kept {
+			t.Errorf("%s is kept: %v (%s)", tt.vpc, kept, tt.why)
+		}
+	}
+	b := s.View("vpc-b")
+	again := changed
+	silent := *spec.VPCs[2]
+	again.VPCs = []*vpc.VPCSpec{spec.VPCs[0], &other, &silent}
+	s.SetSnapshot(vpc.NewSnapshot(&again, vpc.Host{Region: "lab-2"}, 52))
+	if s.View("vpc-b") != b {
+		t.Error("a view was built again for nothing")
+	}
+	if s.View("vpc-c").Revision != 52 {
+		t.Error("a view was kept though its VPC has changed")
+	}
+}
+
+func TestQueryExplains(t *testing.T) {
+	up := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.1"))
+	s := asking(t, nil, lab(), up)
+	for _, tt := range []struct{ name, rcode, source, answer string }{
+		{"web-1.research.internal", "NOERROR", "instance web-1", "10.20.1.10"},
+		{"git.corp.example.", "NOERROR", "zone corp.example", "10.20.1.10"},
+		{"nobody.research.internal", "NXDOMAIN", "gateway", ""},
+		{"x.local", "NXDOMAIN", "reserved name", ""},
+		{"www.example.org", "NOERROR", "upstream " + up.addr.String(), "192.0.2.1"},
+	} {
+		e, err := s.Query(t.Context(), "vpc-a", tt.name, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Rcode != tt.rcode || e.Source != tt.source || e.Type != "A" || e.VPC != "research" || e.Revision != 42 ||
+			tt.answer != "" && (len(e.Answer) == 0 || !strings.HasSuffix(e.Answer[len(e.Answer)-1], tt.answer)) {
+			t.Errorf("%+v", e)
+		}
+	}
+	if _, err := s.Query(t.Context(), "vpc-x", "a.example", 1); err == nil {
+		t.Error("a VPC that is not there answers")
+	}
+	if _, err := s.Query(t.Context(), "vpc-a", "a..example", 1); err == nil {
+		t.Error("a name that is none is answered")
+	}
+}

@@ -289,7 +289,7 @@ func ask(ctx context.Context, servers []*upstream, question *miekg.Msg) (*miekg.
 		select {
 		case <-timer.C:
 			if asked < rounds*len(order) {
-				u, message := order[asked%len(order)], question
+				u, message := order[asked%len(order)], question.Copy() // packing writes to the OPT record
 				asked++
 				pending++
 				go func() {
