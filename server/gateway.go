@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gatehouse/configs"
+	"gatehouse/firewall"
 	"gatehouse/firewall/iptables"
 	"gatehouse/firewall/reconcile"
 	"gatehouse/server/dhcp4"
@@ -31,6 +32,7 @@ type Gateway struct {
 
 	firewall *reconcile.Loop
 	backend  iptables.Backend
+	features firewall.Features
 	links    *link.Manager
 	leases   *lease.Engine
 	dhcp4    *dhcp4.Server

@@ -124,7 +124,7 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	g.backend = backend
+	g.backend, g.features = backend, features
 	for _, f := range backend.Findings {
 		log.Warn("firewall: "+f.Message, "code", f.Code, "remedy", f.Remedy)
 	}

@@ -131,6 +131,12 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &out, c.Do(ctx, http.MethodGet, "/v1/status", nil, nil, &out)
 }
 
+// Doctor asks what keeps the daemon from working.
+func (c *Client) Doctor(ctx context.Context) ([]Finding, error) {
+	var out []Finding
+	return out, c.Do(ctx, http.MethodGet, "/v1/doctor", nil, nil, &out)
+}
+
 // Export gives the whole desired state as a manifest.
 func (c *Client) Export(ctx context.Context) ([]byte, error) {
 	var out []byte

@@ -31,6 +31,7 @@ type Backend interface {
 	Explain(ctx context.Context, r ExplainRequest) (*Explanation, error)
 	Test(ctx context.Context, files []File) ([]TestResult, error)
 	Status(ctx context.Context) (*Status, error)
+	Doctor(ctx context.Context) ([]Finding, error)
 	Events(ctx context.Context, from uint64, max int) ([]Event, error)
 	FirewallRender(ctx context.Context) (string, error)
 	FirewallVerify(ctx context.Context) ([]string, error)
@@ -93,6 +94,7 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 		return b.Test(r.Context(), files)
 	}))
 	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return b.Status(r.Context()) }))
+	mux.HandleFunc("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return b.Doctor(r.Context()) }))
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, b) })
 	mux.HandleFunc("GET /v1/firewall/render", func(w http.ResponseWriter, r *http.Request) {
 		text, err := b.FirewallRender(r.Context())

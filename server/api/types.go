@@ -265,3 +265,21 @@ type TestResult struct {
 	Decided  string       `json:"decided"` // stage and rule
 	OK       bool         `json:"ok"`
 }
+
+// Level says how much a Finding matters.
+type Level string
+
+// The levels.
+const (
+	LevelOK      Level = "ok"
+	LevelNote    Level = "note"    // good to know; it works
+	LevelProblem Level = "problem" // something does not work
+)
+
+// Finding is one thing that doctor has looked at.
+type Finding struct {
+	Level   Level  `json:"level"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy,omitempty"`
+}

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"gatehouse/configs"
+	"gatehouse/firewall"
+	"gatehouse/firewall/iptables"
+	"gatehouse/server/api"
+	"gatehouse/server/link"
+	"gatehouse/store"
+	"gatehouse/vpc"
+)
+
+// Doctor says what on this host keeps the running daemon from working, with the remedy, and what an operator should know
+// though it works.
+func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
+	st, err := g.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := hostFindings(g.backend, g.features)
+	for _, p := range st.Problems {
+		out = append(out, api.Finding{Level: api.LevelProblem, Code: p.Code, Message: p.Message, Remedy: p.Remedy})
+	}
+	for _, f := range g.links.Findings() {
+		if f.Code == link.FindingPlain {
+			out = append(out, api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy})
+		}
+	}
+	differ, err := g.firewall.Verify(ctx)
+	switch {
+	case err != nil:
+		out = append(out, api.Finding{Level: api.LevelProblem, Code: "firewall.verify", Message: err.Error(), Remedy: remedyOf(err)})
+	case len(differ) > 0:
+		out = append(out, api.Finding{Level: api.LevelProblem, Code: "firewall.verify", Message: "the kernel differs: " + strings.Join(differ, "; "), Remedy: "run 'gatehouse firewall resync'"})
+	default:
+		out = append(out, api.Finding{Level: api.LevelOK, Code: "firewall.verify", Message: "the kernel carries the compiled rules"})
+	}
+	return out, nil
+}
+
+// DoctorOffline says whether a daemon could start on this host with a configuration.
+func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
+	problem := func(code string, err error) []api.Finding {
+		return []api.Finding{{Level: api.LevelProblem, Code: code, Message: err.Error(), Remedy: remedyOf(err)}}
+	}
+	var out []api.Finding
+	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
+	if err != nil {
+		out = append(out, problem("firewall", err)...)
+	} else {
+		out = append(out, hostFindings(backend, features)...)
+	}
+	log := slog.New(slog.DiscardHandler)
+	st, err := openStore(c, log)
+	switch {
+	case errors.Is(err, store.ErrInUse):
+		return append(out, api.Finding{Level: api.LevelProblem, Code: "daemon", Message: err.Error(), Remedy: "ask that daemon: name its socket with --socket"})
+	case err != nil:
+		return append(out, problem("state", err)...)
+	}
+	defer st.Close()
+	spec, revision := st.State()
+	out = append(out, api.Finding{Level: api.LevelOK, Code: "state", Message: fmt.Sprintf("%s holds revision %d", c.StateFile(), revision)})
+	links, err := link.New(ctx, link.Options{Logger: log, Journal: readOnly{journal{st}}})
+	if err != nil {
+		return append(out, problem("links", err)...)
+	}
+	defer links.Close()
+	if err := links.Check(ctx, vpc.NewSnapshot(spec, c.Host(), revision)); err != nil {
+		out = append(out, problem("links", err)...)
+	}
+	for _, u := range c.Uplinks {
+		if _, err := os.Stat("/sys/class/net/" + u); err != nil {
+			out = append(out, api.Finding{Level: api.LevelProblem, Code: "uplink", Message: "there is no link " + u, Remedy: "correct uplinks in the configuration, or plug it in"})
+		}
+	}
+	return out
+}
+
+// readOnly is a journal that forgets: looking must not change what a daemon has to put back.
+type readOnly struct{ journal }
+
+func (readOnly) Save(context.Context, []byte) error { return nil }
+
+// hostFindings says what the firewall is written with, and which of its faster ways this kernel lacks.
+func hostFindings(b iptables.Backend, f firewall.Features) []api.Finding {
+	out := []api.Finding{{Level: api.LevelOK, Code: "firewall.backend", Message: fmt.Sprintf("iptables %s, backend %s", b.Version, b.Mode)}}
+	for _, x := range []struct {
+		has            bool
+		code, yes, not string
+	}{
+		{f.MapMark, "firewall.mapmark", "addresses are mapped to policy profiles by a set", "no SET --map-mark or skbinfo: a tree of addresses does it"},
+		{f.IPMAC4, "firewall.ipmac4", "IPv4 addresses and MACs are tied by bitmap:ip,mac", "no bitmap:ip,mac: a tree of addresses with MAC matches ties IPv4 addresses and MACs"},
+		{f.IPMAC6, "firewall.ipmac6", "IPv6 addresses and MACs are tied by hash:ip,mac", "no hash:ip,mac: a tree of addresses with MAC matches ties IPv6 addresses and MACs"},
+		{f.NFLog, "firewall.nflog", "refused packets are logged by NFLOG under hashlimit", "no NFLOG or hashlimit: refused packets are counted, not logged"},
+		{f.Physdev, "firewall.physdev", "what a port that nobody isolated bridges is dropped", "no physdev match: a port that is plugged in while the daemon is down is not stopped from bridging"},
+	} {
+		if x.has {
+			out = append(out, api.Finding{Level: api.LevelOK, Code: x.code, Message: x.yes})
+		} else {
+			out = append(out, api.Finding{Level: api.LevelNote, Code: x.code, Message: x.not})
+		}
+	}
+	for _, n := range b.Findings {
+		out = append(out, api.Finding{Level: api.LevelNote, Code: n.Code, Message: n.Message, Remedy: n.Remedy})
+	}
+	return out
+}
+
+// Restore puts a backup in place of the state while no daemon runs. The backup is read from end to end first, and its
+// network must be one that this version would accept; the old state is kept beside the new one.
+func Restore(c *configs.Config, backup string) error {
+	contents, err := store.Check(backup)
+	if err != nil {
+		return err
+	}
+	if problems := vpc.Validate(contents.Spec, c.Host()); len(problems) > 0 {
+		return fmt.Errorf("the backup holds a network that is refused: %w", problems)
+	}
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return store.Replace(c.StateFile(), backup)
+}
