@@ -59,7 +59,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	removeBuilt()
+	os.Exit(code)
 }
 
 // order is what the driver is told, a line each; it answers "ok" or what went wrong.
