@@ -104,6 +104,9 @@ func (g *Gateway) partProblems() []api.Problem {
 	for _, p := range g.firewall.Status().Problems {
 		out = append(out, api.Problem{Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
+	if err := g.flows.problem(); err != nil {
+		out = append(out, api.Problem{Code: "flows", Message: err.Error(), Remedy: "another program listens to that NFLOG group: stop it; the rules hold, but refused flows are not shown"})
+	}
 	for _, f := range g.links.Findings() {
 		if f.Code != link.FindingPlain {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})

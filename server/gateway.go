@@ -38,6 +38,7 @@ type Gateway struct {
 	dhcp4    *dhcp4.Server
 	dns      *dns.Server
 	force    *force
+	flows    flowLog
 
 	stored atomic.Pointer[vpc.Snapshot] // the newest revision
 	inUse  atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first

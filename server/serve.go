@@ -244,6 +244,7 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 		"dns":      g.dns.Run,
 		"force":    g.force.Run,
 		"expiry":   g.runExpiry,
+		"flows":    g.runFlows,
 		"systemd":  g.runSystemd,
 	} {
 		tasks.Go(func() error {

@@ -88,12 +88,6 @@ func printExplanation(w io.Writer, e *api.Explanation) error {
 	if e.Allowed {
 		verdict = "ALLOWED"
 	}
-	end := func(name, addr string) string {
-		if name == addr {
-			return addr
-		}
-		return name + " " + addr
-	}
 	fmt.Fprintf(w, "%s -> %s %s: %s\n\n", end(e.From, e.FromAddr.String()), end(e.To, e.ToAddr.String()), service(e.Protocol, e.Port), verdict)
 	printStages(w, e.Stages)
 	if len(e.Reply) > 0 {

@@ -42,7 +42,7 @@ private DNS, and isolation by security groups and network ACLs.
 	root.AddCommand(
 		a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
 		a.getCommand(), a.describeCommand(), a.createCommand(), a.setCommand(), a.deleteCommand(),
-		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.eventsCommand(), a.backupCommand(),
+		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.eventsCommand(), a.flowsCommand(), a.backupCommand(),
 		a.restoreCommand(), a.statusCommand(), a.doctorCommand(), a.teardownCommand(), a.configCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	return root

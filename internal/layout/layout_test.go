@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"firewall/iptables":   {"vpc", "firewall"},
 	"firewall/ipset":      {"vpc", "firewall"},
 	"firewall/conntrack":  {"vpc", "firewall"},
+	"firewall/nflog":      {"vpc", "firewall"},
 	"firewall/reconcile":  {"vpc", "firewall", "firewall/..."},
 	"server/lease":        {"vpc"},
 	"server/dhcp4":        {"vpc", "server/lease"},

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"gatehouse/vpc"
@@ -196,6 +198,39 @@ func (c *Client) Rollback(ctx context.Context, revision uint64, user string) (*A
 func (c *Client) Events(ctx context.Context, from uint64) ([]Event, error) {
 	var out []Event
 	return out, c.Do(ctx, http.MethodGet, "/v1/events", url.Values{"from": {strconv.FormatUint(from, 10)}}, nil, &out)
+}
+
+// Flows gives the newest refused flows, oldest first.
+func (c *Client) Flows(ctx context.Context) ([]Flow, error) {
+	var out []Flow
+	return out, c.Do(ctx, http.MethodGet, "/v1/flows", nil, nil, &out)
+}
+
+// FollowFlows calls f for every refused flow until ctx ends.
+func (c *Client) FollowFlows(ctx context.Context, f func(Flow) error) error {
+	resp, err := c.open(ctx, http.MethodGet, "/v1/flows", url.Values{"follow": {"true"}}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	sc := bufio.NewScanner(resp.Body)
+	for sc.Scan() {
+		text, ok := strings.CutPrefix(sc.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var flow Flow
+		if err := json.Unmarshal([]byte(text), &flow); err != nil {
+			return fmt.Errorf("read the daemon's answer: %w", err)
+		}
+		if err := f(flow); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return sc.Err()
 }
 
 // FirewallRender gives the ruleset as iptables-save would print it.

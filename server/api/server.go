@@ -33,6 +33,8 @@ type Backend interface {
 	Status(ctx context.Context) (*Status, error)
 	Doctor(ctx context.Context) ([]Finding, error)
 	Events(ctx context.Context, from uint64, max int) ([]Event, error)
+	Flows(ctx context.Context) ([]Flow, error)
+	FollowFlows() (flows <-chan Flow, stop func())
 	FirewallRender(ctx context.Context) (string, error)
 	FirewallVerify(ctx context.Context) ([]string, error)
 	FirewallResync(ctx context.Context) error
@@ -96,6 +98,7 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return b.Status(r.Context()) }))
 	mux.HandleFunc("GET /v1/doctor", answer(func(r *http.Request) (any, error) { return b.Doctor(r.Context()) }))
 	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, b) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, b) })
 	mux.HandleFunc("GET /v1/firewall/render", func(w http.ResponseWriter, r *http.Request) {
 		text, err := b.FirewallRender(r.Context())
 		if err != nil {
@@ -318,6 +321,33 @@ func serveEvents(w http.ResponseWriter, r *http.Request, b Backend) {
 		case <-r.Context().Done():
 			return
 		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// serveFlows answers with the newest refused flows as JSON, or follows them as server-sent events.
+func serveFlows(w http.ResponseWriter, r *http.Request, b Backend) {
+	if r.URL.Query().Get("follow") != "true" {
+		answer(func(r *http.Request) (any, error) { return b.Flows(r.Context()) })(w, r)
+		return
+	}
+	flows, stop := b.FollowFlows()
+	defer stop()
+	w.Header().Set("Content-Type", "text/event-stream")
+	flush := http.NewResponseController(w)
+	for {
+		if flush.Flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case f := <-flows:
+			body, err := json.Marshal(f)
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(w, "data: %s\n\n", body)
 		}
 	}
 }

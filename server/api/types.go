@@ -283,3 +283,20 @@ type Finding struct {
 	Message string `json:"message"`
 	Remedy  string `json:"remedy,omitempty"`
 }
+
+// Flow is one flow that a rule has decided about, as it was logged.
+type Flow struct {
+	Time     time.Time    `json:"time"`
+	Verdict  vpc.Policy   `json:"verdict"`
+	Reason   vpc.Reason   `json:"reason"`
+	Rule     string       `json:"rule,omitempty"`
+	From     string       `json:"from"` // an instance, or the address
+	FromAddr netip.Addr   `json:"fromAddress"`
+	FromPort uint16       `json:"fromPort,omitempty"`
+	To       string       `json:"to"`
+	ToAddr   netip.Addr   `json:"toAddress"`
+	Protocol vpc.Protocol `json:"protocol"`
+	Port     uint16       `json:"port,omitempty"`
+	In       string       `json:"in,omitempty"`  // link
+	Out      string       `json:"out,omitempty"` // link
+}
