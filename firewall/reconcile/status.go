@@ -117,6 +117,9 @@ func (l *Loop) Counters(ctx context.Context) ([]Counter, error) {
 			if r == nil {
 				continue // not in force: about to be cleaned up, or not ours
 			}
+			if k := r.Target.Kind; k == firewall.Goto || k == firewall.Jump || k == firewall.NFLog {
+				continue // on the way: the packet is counted where it is decided
+			}
 			k := key{c.Table, c.Chain, r.ID, r.Reason}
 			i, ok := sums[k]
 			if !ok {
