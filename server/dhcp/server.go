@@ -1,0 +1,556 @@
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gatehouse/server/lease"
+	"gatehouse/server/port"
+	"gatehouse/vpc"
+)
+
+// How much is served at a time.
+const (
+	workers       = 2
+	queueSize     = 2048 // requests per worker: well under a second of work
+	enrolWorkers  = 16   // enrolments under way at a time: together they share one change of the rules
+	enrolQueue    = 256
+	retryInterval = 5 * time.Second // for sockets that could not be opened
+	readPause     = 100 * time.Millisecond
+	headers       = 60 + port.UDPSize // the most that stand between Ethernet and a message
+)
+
+// staleAfter is when a queued request is no longer worth an answer: its client has sent another by then.
+const staleAfter = 3 * time.Second
+
+// Config is what a Server needs.
+type Config struct {
+	Leases *lease.Engine
+	Holder Holder           // nil: ports hold their MACs without being asked
+	Logger *slog.Logger     // nil: nothing is logged
+	Now    func() time.Time // nil: time.Now
+}
+
+// Server serves one version of DHCP. AddPort, RemovePort and SetSnapshot may be called at any time, from any goroutine; requests are
+// served while Run runs.
+type Server struct {
+	proto  Protocol
+	cfg    Config
+	log    *slog.Logger
+	seed   maphash.Seed
+	count  counters
+	notes  lease.Limiter
+	queues [workers]*queue
+	enrols chan *Packet
+
+	relays atomic.Pointer[map[netip.Addr][]string] // relay -> IDs of the vSwitches that name it
+
+	mu       sync.Mutex
+	closed   bool
+	ports    map[int]*port.Socket
+	links    map[string]*port.Reservation
+	relay    *port.Relay
+	readers  sync.WaitGroup
+	problems map[string]error // by what is wrong: a link's name, or "relay"
+
+	enrolMu sync.Mutex
+	waiting map[vpc.MAC]bool // enrolments that are queued or under way
+}
+
+// New returns a Server without ports.
+func New(proto Protocol, cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{
+		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(),
+		enrols:   make(chan *Packet, enrolQueue),
+		ports:    map[int]*port.Socket{},
+		links:    map[string]*port.Reservation{},
+		problems: map[string]error{},
+		waiting:  map[vpc.MAC]bool{},
+	}
+	for i := range s.queues {
+		s.queues[i] = newQueue(queueSize)
+	}
+	s.relays.Store(&map[netip.Addr][]string{})
+	return s
+}
+
+// Run serves until ctx ends and then closes every socket; a Server runs once.
+func (s *Server) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for _, q := range s.queues {
+		running.Go(func() {
+			for p := q.pop(); p != nil; p = q.pop() {
+				s.serve(p)
+			}
+		})
+	}
+	for range enrolWorkers {
+		running.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case p := <-s.enrols:
+					s.enrol(ctx, p)
+				}
+			}
+		})
+	}
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			s.listen(s.cfg.Leases.Snapshot())
+		}
+	}
+	for _, q := range s.queues {
+		q.close()
+	}
+	err := s.close()
+	running.Wait()
+	s.readers.Wait()
+	return errors.Join(ctx.Err(), err)
+}
+
+func (s *Server) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	var errs []error
+	for _, p := range s.ports {
+		errs = append(errs, p.Close())
+	}
+	for _, l := range s.links {
+		errs = append(errs, l.Close())
+	}
+	if s.relay != nil {
+		errs = append(errs, s.relay.Close())
+	}
+	clear(s.ports)
+	clear(s.links)
+	s.relay = nil
+	return errors.Join(errs...)
+}
+
+// SetSnapshot opens and closes what the snapshot asks for: the server's port of every vSwitch's link that has the family, and the relays' socket. The
+// lease engine gets the snapshot by itself, before this one. What cannot be opened is in Health and is retried.
+func (s *Server) SetSnapshot(snap *vpc.Snapshot) {
+	relays := map[netip.Addr][]string{}
+	for _, w := range snap.VSwitches {
+		for _, a := range w.Attach.Relay {
+			relays[a] = append(relays[a], w.ID)
+		}
+	}
+	s.relays.Store(&relays)
+	s.listen(snap)
+}
+
+// listen brings the UDP sockets in line with a snapshot.
+func (s *Server) listen(snap *vpc.Snapshot) {
+	if snap == nil {
+		return
+	}
+	relayed := false
+	want := map[string]bool{}
+	for _, w := range snap.VSwitches {
+		if !w.Prefix(s.proto.Family).IsValid() {
+			continue
+		}
+		relayed = relayed || !w.HasLink()
+		if name := w.LinkName(); name != "" {
+			want[name] = true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	problems := map[string]error{}
+	for name, l := range s.links {
+		// A link that was made anew has another index, and the old socket hears nothing of it.
+		ifi, err := net.InterfaceByName(name)
+		if want[name] && err == nil && ifi.Index == l.Index {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			problems[name] = err
+		}
+		delete(s.links, name)
+	}
+	for name := range want {
+		if s.links[name] != nil {
+			continue
+		}
+		l, err := port.Reserve(s.proto.Network, name, s.proto.Port, relayed)
+		if err != nil {
+			problems[name] = err
+			continue
+		}
+		s.links[name] = l
+	}
+	switch {
+	case relayed && s.relay == nil:
+		for name, l := range s.links {
+			if err := l.Share(); err != nil {
+				problems[name] = err
+			}
+		}
+		r, err := port.OpenRelay(s.proto.Network, s.proto.Port)
+		if err != nil {
+			problems["relay"] = err
+			break
+		}
+		s.relay = r
+		s.readers.Go(func() { s.readRelay(r) })
+	case !relayed && s.relay != nil:
+		if err := s.relay.Close(); err != nil {
+			problems["relay"] = err
+		}
+		s.relay = nil
+	}
+	for what, err := range problems {
+		if old := s.problems[what]; old == nil || old.Error() != err.Error() {
+			s.log.Error(s.proto.Name+" cannot listen", "error", err)
+		}
+	}
+	s.problems = problems
+}
+
+// AddPort begins to serve a port. A port that is served already for that vSwitch is left as it is.
+func (s *Server) AddPort(p port.Port) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	if old := s.ports[p.Index]; old != nil {
+		if old.Port.Same(p) {
+			return nil
+		}
+		delete(s.ports, p.Index)
+		if err := old.Close(); err != nil {
+			return fmt.Errorf("port %s: %w", old.Name, err)
+		}
+	}
+	sock, err := port.Open(p, s.proto.Filter)
+	if err != nil {
+		return err
+	}
+	s.ports[p.Index] = sock
+	s.readers.Go(func() { s.readPort(sock) })
+	return nil
+}
+
+// RemovePort ends serving a port; unknown indexes are ignored.
+func (s *Server) RemovePort(index int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.ports[index]; p != nil {
+		delete(s.ports, index)
+		if err := p.Close(); err != nil {
+			s.log.Warn("close port", "port", p.Name, "error", err)
+		}
+	}
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	st := s.count.snapshot(s.proto.Kinds)
+	for _, q := range s.queues {
+		st.Queued += q.len()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Ports = len(s.ports)
+	return st
+}
+
+// Health lists what keeps the server from serving everybody, in a fixed order. What the lease engine has to say is not in it.
+func (s *Server) Health() []error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, what := range slices.Sorted(maps.Keys(s.problems)) {
+		errs = append(errs, s.problems[what])
+	}
+	return errs
+}
+
+// readPort reads a port until it is removed. A link that goes down is an error once; the socket works again when it is up.
+func (s *Server) readPort(sock *port.Socket) {
+	buf := make([]byte, port.EtherSize+headers+s.proto.MaxSize+1)
+	for {
+		n, err := sock.Read(buf)
+		if err != nil {
+			if s.gone(sock, err) {
+				return
+			}
+			continue
+		}
+		w := s.cfg.Leases.VSwitch(sock.VSwitch)
+		if w == nil || !w.Prefix(s.proto.Family).IsValid() {
+			s.count.drop(DropVSwitch)
+			continue
+		}
+		p, d := s.proto.ReadFrame(buf[:n], w)
+		if p == nil {
+			if d != DropNone {
+				s.count.drop(d)
+			}
+			continue
+		}
+		p.Port = sock
+		s.receive(p)
+	}
+}
+
+// gone reports whether reading has ended for good; if not, it makes sure that an error that stays does not spin.
+func (s *Server) gone(sock *port.Socket, err error) bool {
+	if port.Gone(err) {
+		return true
+	}
+	s.mu.Lock()
+	removed := s.closed || s.ports[sock.Index] != sock
+	s.mu.Unlock()
+	if removed {
+		return true
+	}
+	if !port.Down(err) {
+		s.log.Warn("read port", "port", sock.Name, "error", err)
+	}
+	time.Sleep(readPause)
+	return false
+}
+
+// readRelay reads what relays send until the socket is closed.
+func (s *Server) readRelay(r *port.Relay) {
+	buf := make([]byte, s.proto.MaxSize+1)
+	for {
+		n, relay, err := r.Read(buf)
+		if err != nil {
+			if port.Gone(err) {
+				return
+			}
+			s.log.Warn("read from relays", "error", err)
+			time.Sleep(readPause)
+			continue
+		}
+		if len((*s.relays.Load())[relay]) == 0 {
+			s.count.drop(DropRelay)
+			continue
+		}
+		p, d := s.proto.ReadRelayed(buf[:n], relay)
+		if p == nil {
+			s.count.drop(d)
+			continue
+		}
+		p.Relay = relay
+		s.receive(p)
+	}
+}
+
+// receive takes a packet over from the buffer that it was read into.
+func (s *Server) receive(p *Packet) {
+	p.Payload, p.at = slices.Clone(p.Payload), s.cfg.Now()
+	s.submit(p)
+}
+
+// submit queues a packet for the worker that serves its client.
+func (s *Server) submit(p *Packet) {
+	q := s.queues[maphash.Bytes(s.seed, p.Key.MAC[:])%workers]
+	if d := q.push(p); d != DropNone {
+		s.count.drop(d)
+	}
+}
+
+// serve answers one packet, or hands it on to those who wait for the store or for an enrolment.
+func (s *Server) serve(p *Packet) {
+	if s.cfg.Now().Sub(p.at) > staleAfter && !p.enrolled {
+		s.count.drop(DropOverload)
+		return
+	}
+	m, err := s.proto.Parse(p)
+	if err != nil {
+		s.count.drop(DropOf(err))
+		return
+	}
+	if !p.enrolled {
+		s.count.received[m.Kind()].Add(1)
+	}
+	w, d := s.vswitchOf(p, m)
+	if d != DropNone {
+		s.count.drop(d)
+		return
+	}
+	if d := s.hold(p, m, w); d != DropNone {
+		s.count.drop(d)
+		return
+	}
+	what := m.Decide(s.cfg.Leases, w)
+	switch {
+	case what.Drop != DropNone:
+		s.count.drop(what.Drop)
+	case what.Enrol && p.enrolled:
+		s.count.drop(DropUnknown) // gone again meanwhile
+	case what.Enrol:
+		s.queueEnrolment(p)
+	case what.Reply == nil:
+	case what.Lease == nil:
+		s.answer(p, m, w, what)
+	default:
+		err := s.cfg.Leases.Commit(*what.Lease, func(err error) {
+			if err != nil {
+				// Silence: the client asks again. The engine's Health says why, when it is the store.
+				s.count.drop(DropOf(err))
+				return
+			}
+			s.answer(p, m, w, what)
+		})
+		if err != nil {
+			s.count.drop(DropOf(err))
+		}
+	}
+}
+
+// vswitchOf returns the vSwitch that a message is on: the port's, or the one that the relay is trusted for.
+func (s *Server) vswitchOf(p *Packet, m Message) (*vpc.VSwitch, Drop) {
+	if m.Relayed() != (p.Port == nil) {
+		return nil, DropRelay // a guest is no relay
+	}
+	if p.Port != nil {
+		if w := s.cfg.Leases.VSwitch(p.Port.VSwitch); w != nil {
+			return w, DropNone
+		}
+		return nil, DropVSwitch
+	}
+	var candidates []*vpc.VSwitch
+	for _, id := range (*s.relays.Load())[p.Relay] {
+		if w := s.cfg.Leases.VSwitch(id); w != nil {
+			candidates = append(candidates, w)
+		}
+	}
+	if w := m.VSwitch(candidates); w != nil {
+		return w, DropNone
+	}
+	return nil, DropRelay
+}
+
+// hold makes sure that a known client's MAC belongs to the port that the message came in by, before anything is said or
+// changed in its name.
+func (s *Server) hold(p *Packet, m Message, w *vpc.VSwitch) Drop {
+	if p.Port == nil {
+		return DropNone
+	}
+	c := m.Client(w.ID)
+	nic, _, err := s.cfg.Leases.Lookup(c)
+	if nic == nil || errors.Is(err, lease.ErrElsewhere) {
+		return DropNone // it is refused, or enrolled
+	}
+	if nic.Port != "" && nic.Port != p.Port.Name {
+		return DropPort
+	}
+	if s.cfg.Holder == nil || !w.OwnsBridge() {
+		return DropNone
+	}
+	if err := s.cfg.Holder.Hold(p.Port.Name, c.MAC); err != nil {
+		if s.notes.Allow("hold"+c.MAC.String(), s.cfg.Now()) {
+			s.log.Warn("request in the name of a MAC that the port does not hold: ignored", "mac", c.MAC, "port", p.Port.Name, "error", err)
+		}
+		return DropPort
+	}
+	return DropNone
+}
+
+// queueEnrolment hands a packet to the enrolment workers; a client waits there once.
+func (s *Server) queueEnrolment(p *Packet) {
+	s.enrolMu.Lock()
+	defer s.enrolMu.Unlock()
+	if s.waiting[p.Key.MAC] {
+		s.count.drop(DropDuplicate)
+		return
+	}
+	select {
+	case s.enrols <- p:
+		s.waiting[p.Key.MAC] = true
+	default:
+		s.count.drop(DropOverload)
+	}
+}
+
+// enrol makes an instance of the client and has its packet served again, in the order of its other packets.
+func (s *Server) enrol(ctx context.Context, p *Packet) {
+	defer func() {
+		s.enrolMu.Lock()
+		delete(s.waiting, p.Key.MAC)
+		s.enrolMu.Unlock()
+	}()
+	m, err := s.proto.Parse(p)
+	if err != nil {
+		s.count.drop(DropOf(err))
+		return
+	}
+	w, d := s.vswitchOf(p, m)
+	if d != DropNone {
+		s.count.drop(d)
+		return
+	}
+	c := m.Client(w.ID)
+	if err := s.cfg.Leases.Enrol(ctx, c); err != nil {
+		if s.notes.Allow("enrol"+c.MAC.String(), s.cfg.Now()) {
+			s.log.Warn("unknown MAC not enrolled", "mac", c.MAC, "vswitch", w.ID, "error", err)
+		}
+		s.count.drop(DropUnknown)
+		return
+	}
+	p.enrolled = true
+	s.submit(p)
+}
+
+// answer sends a reply to where the request came from.
+func (s *Server) answer(p *Packet, m Message, w *vpc.VSwitch, what Decision) {
+	mac := m.Client(w.ID).MAC
+	var err error
+	if p.Port != nil {
+		err = p.Port.Send(what.Reply.Frame(p.Port.Port, w))
+	} else {
+		err = s.sendRelay(what.Reply.Datagram())
+	}
+	if err != nil {
+		s.log.Debug("reply not sent", "mac", mac, "vswitch", w.ID, "error", err)
+		s.count.drop(DropSend)
+		return
+	}
+	s.count.answered(what.Reply.Kind(), s.cfg.Now().Sub(p.at))
+	if what.Refused != "" && s.notes.Allow("refused"+mac.String(), s.cfg.Now()) {
+		s.log.Info("client refused", "mac", mac, "vswitch", w.ID, "why", what.Refused)
+	}
+}
+
+func (s *Server) sendRelay(to netip.Addr, payload []byte) error {
+	s.mu.Lock()
+	relay := s.relay
+	s.mu.Unlock()
+	if relay == nil {
+		return net.ErrClosed
+	}
+	return relay.Send(to, payload)
+}

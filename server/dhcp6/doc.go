@@ -1,0 +1,9 @@
+// Package dhcp6 serves DHCPv6 (RFC 8415) to the guests of the vSwitches: one address for each interface, its primary one,
+// and what a guest has to know of its network. Routes are not DHCPv6's to give: see package ra.
+//
+// What is answered is computed by pure functions: ParseRequest reads and checks a message, Request.Decide says what to do
+// with it, Reply.Encode builds the answer. Package dhcp is the rest, the same as for DHCPv4.
+//
+// The identity of a client is its MAC, as everywhere in gatehouse: the source of its frame, or what the relay says that it
+// was (RFC 6939). Its DUID is kept for display, because cloned machines share theirs.
+package dhcp6

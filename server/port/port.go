@@ -1,0 +1,118 @@
+// Package port reads and writes Ethernet frames on the ports of the vSwitches, for the servers that guests speak to before
+// they have an address.
+//
+// A locked port's unknown MAC never reaches the bridge, so what a guest says first is read on the port itself; and an
+// answer that is written to the port reaches the guests behind it and nobody else.
+package port
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"gatehouse/vpc"
+)
+
+// receiveBuffer is what the kernel may hold for us of a link that many guests share, in bytes: the default holds some
+// 280 messages, and a rack that boots sends more.
+const receiveBuffer = 4 << 20
+
+// Port is where guests are plugged in: a port of a vSwitch's bridge, or the link itself where it has no ports.
+type Port struct {
+	Index   int     // of the link
+	Name    string  //
+	VSwitch string  // ID
+	LinkMAC vpc.MAC // the gateway's MAC on the vSwitch, from which we send; zero: the port's own
+}
+
+// Same reports whether p and q are served alike: the same link, for the same vSwitch, from the same MAC.
+func (p Port) Same(q Port) bool {
+	return p.Index == q.Index && p.Name == q.Name && p.VSwitch == q.VSwitch && (q.LinkMAC.IsZero() || p.LinkMAC == q.LinkMAC)
+}
+
+// Socket reads the frames of a port that a filter lets through, and sends frames to it.
+type Socket struct {
+	Port
+	conn *packet.Conn
+	raw  syscall.RawConn
+}
+
+// Open listens on a port of the calling thread's network namespace. The filter sees only frames that come in untagged;
+// see Incoming.
+func Open(p Port, filter []bpf.Instruction) (*Socket, error) {
+	ifi, err := net.InterfaceByIndex(p.Index)
+	if err != nil {
+		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
+	}
+	if p.LinkMAC.IsZero() && len(ifi.HardwareAddr) == len(p.LinkMAC) {
+		p.LinkMAC = vpc.MAC(ifi.HardwareAddr)
+	}
+	assembled, err := bpf.Assemble(Incoming(filter))
+	if err != nil {
+		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
+	}
+	// Every protocol, filtered: the bridge takes frames away before sockets of a single protocol see them.
+	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: assembled})
+	if err != nil {
+		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on port %s: %w", p.Name, err), conn.Close())
+	}
+	_ = raw.Control(func(fd uintptr) { // it works with less too
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+	})
+	return &Socket{Port: p, conn: conn, raw: raw}, nil
+}
+
+// Incoming puts before a filter what drops the frames that we and the kernel send, and tagged ones.
+func Incoming(filter []bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 2},
+		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}, filter...)
+}
+
+// Read waits for a frame. The error is one for which Gone is true when the socket has been closed; a link that goes down
+// is an error once, and the socket works again when it is up.
+func (s *Socket) Read(b []byte) (int, error) {
+	n, _, err := s.conn.ReadFrom(b)
+	return n, err
+}
+
+// Gone reports whether an error means that the socket has been closed.
+func Gone(err error) bool { return errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EBADF) }
+
+// Down reports whether an error means that the link went down.
+func Down(err error) bool { return errors.Is(err, unix.ENETDOWN) }
+
+// Send writes a frame at once or not at all: a guest that does not read must not hold up the others.
+func (s *Socket) Send(frame []byte) error {
+	to := &unix.SockaddrLinklayer{Ifindex: s.Index, Protocol: uint16(frame[13])<<8 | uint16(frame[12]), Halen: 6}
+	copy(to.Addr[:], frame[:6])
+	return SendNow(s.raw, frame, to)
+}
+
+// SendNow writes a datagram to a socket without ever waiting.
+func SendNow(raw syscall.RawConn, b []byte, to unix.Sockaddr) error {
+	var err error
+	if cerr := raw.Write(func(fd uintptr) bool {
+		err = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, to)
+		return true
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// Close ends reading.
+func (s *Socket) Close() error { return s.conn.Close() }
