@@ -77,11 +77,15 @@ type gateway struct {
 	ended  chan error // what the daemon's Wait said
 }
 
+var raising sync.Mutex
+
 // newGateway raises a host and writes the daemon's configuration: the lab's paths, and the lines given. Nothing runs yet.
 func newGateway(t *testing.T, config ...string) *gateway {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	raising.Lock() // each lab sweeps up behind dead ones, which two cannot do at once
 	lab, err := netlab.New("accept")
+	raising.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
