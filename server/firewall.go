@@ -112,7 +112,7 @@ func (g *Gateway) partProblems() []api.Problem {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
-	for _, err := range g.dhcp4.Health() {
+	for _, err := range append(g.dhcp4.Health(), g.dhcp6.Health()...) {
 		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: remedyOf(err)})
 	}
 	for _, l := range g.dns.Listeners() {

@@ -11,10 +11,12 @@ import (
 	"gatehouse/firewall"
 	"gatehouse/firewall/iptables"
 	"gatehouse/firewall/reconcile"
+	"gatehouse/server/dhcp"
 	"gatehouse/server/dhcp4"
 	"gatehouse/server/dns"
 	"gatehouse/server/lease"
 	"gatehouse/server/link"
+	"gatehouse/server/ra"
 	"gatehouse/store"
 	"gatehouse/vpc"
 )
@@ -36,6 +38,8 @@ type Gateway struct {
 	links    *link.Manager
 	leases   *lease.Engine
 	dhcp4    *dhcp4.Server
+	dhcp6    *dhcp.Server
+	ra       *ra.Server
 	dns      *dns.Server
 	force    *force
 	flows    flowLog
@@ -71,6 +75,8 @@ func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
 	g.dns.SetSnapshot(s)
 	g.leases.SetSnapshot(s) // before DHCP, which asks it
 	g.dhcp4.SetSnapshot(s)
+	g.dhcp6.SetSnapshot(s)
+	g.ra.SetSnapshot(s)
 	g.inUse.Store(s)
 }
 
@@ -78,6 +84,7 @@ func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
 func (g *Gateway) steps() []step {
 	return []step{
 		{"firewall", g.firewall.Apply},
+		{"advertisements", g.ra.Withdraw}, // while the links that go are still there
 		{"links", g.links.Apply},
 	}
 }

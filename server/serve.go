@@ -27,10 +27,14 @@ import (
 	"gatehouse/firewall/iptables"
 	"gatehouse/firewall/reconcile"
 	"gatehouse/server/api"
+	"gatehouse/server/dhcp"
 	"gatehouse/server/dhcp4"
+	"gatehouse/server/dhcp6"
 	"gatehouse/server/dns"
 	"gatehouse/server/lease"
 	"gatehouse/server/link"
+	"gatehouse/server/port"
+	"gatehouse/server/ra"
 	"gatehouse/store"
 	"gatehouse/vpc"
 )
@@ -151,6 +155,12 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	}
 	g.leases = lease.New(lease.Config{Store: st, Enroller: g, Logger: log}, leases)
 	g.dhcp4 = dhcp4.New(dhcp4.Config{Leases: g.leases, Holder: g.links, Logger: log})
+	duid, err := serverDUID(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	g.dhcp6 = dhcp6.New(dhcp6.Config{DUID: duid, Config: dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log}})
+	g.ra = ra.New(ra.Config{Logger: log})
 	g.dns, err = dns.New(dns.Config{Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, Version: "gatehouse " + version, Logger: log})
 	if err != nil {
 		return nil, err
@@ -179,13 +189,36 @@ func (j journal) Save(ctx context.Context, data []byte) error {
 	return j.store.PutMeta(ctx, metaLinks, data)
 }
 
-// onPort tells DHCP where guests are.
+const metaDUID = "dhcp6.duid"
+
+// serverDUID is how DHCPv6 clients know this gateway: made once and then kept, since they renew only with the server that
+// they had.
+func serverDUID(ctx context.Context, st *store.Store) (dhcp6.DUID, error) {
+	b, err := st.Meta(metaDUID)
+	if err != nil {
+		return nil, err
+	}
+	if b != nil {
+		return dhcp6.ParseDUID(b)
+	}
+	duid := dhcp6.NewDUID()
+	return duid, st.PutMeta(ctx, metaDUID, duid)
+}
+
+// onPort tells those who speak to guests directly where they are. What cannot be listened on is logged: the port may have
+// gone already, and comes back as another.
 func (g *Gateway) onPort(p link.Port, up bool) {
 	if !up {
 		g.dhcp4.RemovePort(p.Index)
+		g.dhcp6.RemovePort(p.Index)
+		g.ra.RemovePort(p.Index)
 		return
 	}
-	g.dhcp4.AddPort(dhcp4.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC})
+	at := port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC}
+	err := errors.Join(g.dhcp4.AddPort(dhcp4.Port(at)), g.dhcp6.AddPort(at), g.ra.AddPort(at))
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		g.log.Warn("port", "port", p.Name, "error", err)
+	}
 }
 
 // firstManifest applies the configured manifest when nothing was ever stored.
@@ -241,6 +274,8 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 		"links":    g.links.Run,
 		"leases":   g.leases.Run,
 		"dhcp4":    g.dhcp4.Run,
+		"dhcp6":    g.dhcp6.Run,
+		"ra":       g.ra.Run,
 		"dns":      g.dns.Run,
 		"force":    g.force.Run,
 		"expiry":   g.runExpiry,
@@ -406,6 +441,8 @@ func (g *Gateway) Teardown(ctx context.Context) error {
 	g.dns.SetSnapshot(empty)
 	g.leases.SetSnapshot(empty)
 	g.dhcp4.SetSnapshot(empty)
+	g.dhcp6.SetSnapshot(empty)
+	g.ra.SetSnapshot(empty) // the last advertisement leaves while the links are there
 	// Links first: without rules nothing may forward for them, not even for a moment.
 	if err := g.links.Teardown(ctx); err != nil {
 		return fmt.Errorf("teardown: links: %w", err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"gatehouse/internal/netlab"
 	"gatehouse/server/api"
@@ -199,42 +200,50 @@ func (d *demo) plugIn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("plugging in %d guests; each asks for its address with dhclient", len(instances))
-	var rows [][]string
+	d.say("plugging in %d guests; each asks for its addresses with dhclient, by DHCPv4 and by DHCPv6", len(instances))
+	rows, places := make([][]string, len(instances)), make([]place, len(instances))
+	tasks, ctx := errgroup.WithContext(ctx)
 	for n, i := range instances {
-		name := i["name"].(string)
-		vswitch := cell(i, "interfaces.vswitch")
+		name, vswitch := i["name"].(string), cell(i, "interfaces.vswitch")
 		guest, err := d.lab.Guest(ctx, name, d.gateway, fmt.Sprintf("port%d", n), "gh-"+vswitch, cell(i, "interfaces.mac"))
 		if err != nil {
-			return err
+			return errors.Join(err, tasks.Wait())
 		}
 		d.guests[name] = guest
-		p := place{name: name, space: guest, v6: netip.MustParseAddr(cell(i, "interfaces.ipv6Addresses"))}
-		start := time.Now()
-		if err := guest.DHClient(ctx); err != nil {
+		places[n] = place{name, guest, netip.MustParseAddr(cell(i, "interfaces.privateIp")), netip.MustParseAddr(cell(i, "interfaces.ipv6Addresses"))}
+		tasks.Go(func() error {
+			took, err := getAddresses(ctx, places[n])
+			rows[n] = append([]string{name, vswitch, cell(i, "interfaces.securityGroups"), places[n].v4.String(), places[n].v6.String()}, took...)
 			return err
-		}
-		took := time.Since(start)
-		want := netip.MustParseAddr(cell(i, "interfaces.privateIp"))
-		got, err := guest.Run(ctx, "ip", "-4", "-o", "addr", "show", "dev", "eth0")
-		if err != nil {
-			return err
-		}
-		if !strings.Contains(got, " "+want.String()+"/") {
-			return fmt.Errorf("%s: dhclient got %q, expected %s", name, strings.TrimSpace(got), want)
-		}
-		p.v4 = want
-		// Static, until the guest asks by DHCPv6.
-		if err := guest.StaticIPv6(ctx, p.v6.String()); err != nil {
-			return err
-		}
-		d.places = append(d.places, p)
-		rows = append(rows, []string{name, vswitch, cell(i, "interfaces.securityGroups"), p.v4.String(), p.v6.String(), fmt.Sprintf("%.2fs", took.Seconds())})
+		})
 	}
+	if err := tasks.Wait(); err != nil {
+		return err
+	}
+	d.places = append(d.places, places...)
 	d.places = append(d.places, place{"internet", d.outside, netip.MustParseAddr(demoOutside4), netip.MustParseAddr(demoOutside6)})
-	printTable(d.out, "  ", []string{"INSTANCE", "VSWITCH", "GROUPS", "DHCP", "IPV6", "TOOK"}, rows)
+	printTable(d.out, "  ", []string{"INSTANCE", "VSWITCH", "GROUPS", "DHCPV4", "DHCPV6", "TOOK", "TOOK"}, rows)
 	d.say("")
 	return nil
+}
+
+// getAddresses has a guest ask for both its addresses and says how long each took, until it could be used.
+func getAddresses(ctx context.Context, p place) (took []string, err error) {
+	for _, ask := range []func(context.Context) error{p.space.DHClient, p.space.DHClient6} {
+		start := time.Now()
+		if err := ask(ctx); err != nil {
+			return nil, err
+		}
+		took = append(took, fmt.Sprintf("%.2fs", time.Since(start).Seconds()))
+	}
+	got, err := p.space.Run(ctx, "ip", "-o", "addr", "show", "dev", "eth0", "scope", "global")
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(got, " "+p.v4.String()+"/") || !strings.Contains(got, " "+p.v6.String()+"/128 ") {
+		return nil, fmt.Errorf("%s: dhclient got %q, expected %s and %s", p.name, strings.TrimSpace(got), p.v4, p.v6)
+	}
+	return took, nil
 }
 
 // resolveNames asks for names with dig, through the resolv.conf that dhclient wrote.

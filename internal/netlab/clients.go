@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -11,6 +12,38 @@ import (
 func (s *Space) DHClient(ctx context.Context) error {
 	_, err := s.Run(ctx, "dhclient", "-4", "-1", "-pf", "/run/dhclient.pid", "-lf", "/var/lib/dhcp/dhclient.leases", "eth0")
 	return err
+}
+
+// DHClient6 asks for an IPv6 address on eth0 with ISC dhclient, as DHClient does for IPv4. It waits for what dhclient does
+// not wait for: a link-local address to ask from before, and after it that the address is found to be nobody else's and that
+// a router has been heard.
+func (s *Space) DHClient6(ctx context.Context) error {
+	if err := s.settled(ctx, "link"); err != nil {
+		return err
+	}
+	if _, err := s.Run(ctx, "dhclient", "-6", "-1", "-pf", "/run/dhclient6.pid", "-lf", "/var/lib/dhcp/dhclient6.leases", "eth0"); err != nil {
+		return err
+	}
+	if err := s.settled(ctx, "global"); err != nil {
+		return err
+	}
+	return Eventually(ctx, func() error {
+		if out, err := s.Run(ctx, "ip", "-6", "route", "show", "default"); err != nil || out == "" {
+			return errors.Join(fmt.Errorf("%s: no IPv6 default route", s.Label), err)
+		}
+		return nil
+	})
+}
+
+// settled waits until eth0 has an IPv6 address of a scope that it may use.
+func (s *Space) settled(ctx context.Context, scope string) error {
+	return Eventually(ctx, func() error {
+		out, err := s.Run(ctx, "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", scope)
+		if err != nil || out == "" || strings.Contains(out, "tentative") {
+			return errors.Join(fmt.Errorf("%s: no usable address of scope %s: %q", s.Label, scope, out), err)
+		}
+		return nil
+	})
 }
 
 // DHClientRelease gives the address back and ends dhclient.

@@ -69,7 +69,9 @@ func (h IPv6) Frame(protocol vpc.Protocol, payload []byte, checksumAt int) []byt
 }
 
 // Intact reports whether the checksum within a payload is right.
-func (h IPv6) Intact(protocol vpc.Protocol, payload []byte) bool { return h.sum(protocol, payload) == 0xffff }
+func (h IPv6) Intact(protocol vpc.Protocol, payload []byte) bool {
+	return h.sum(protocol, payload) == 0xffff
+}
 
 // sum adds up a payload with its pseudo-header (RFC 8200 section 8.1).
 func (h IPv6) sum(protocol vpc.Protocol, payload []byte) uint16 {
