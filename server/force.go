@@ -31,8 +31,11 @@ type force struct {
 	wake   chan struct{} // one slot: "asked already" is enough
 	onDone func(*vpc.Snapshot)
 
+	applying sync.Mutex // held during an attempt
+
 	mu        sync.Mutex
-	applied   uint64 // newest revision in force
+	halted    error  // why nothing is put in force any more
+	applied   uint64 // newest revision in force; 0: none
 	attempted uint64 // newest revision that was tried
 	err       error  // why attempted is not in force
 	changed   chan struct{}
@@ -67,6 +70,9 @@ func (f *force) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if f.isHalted() != nil {
+			continue
+		}
 		f.finish(s.Revision, err)
 		if err == nil {
 			failures = 0
@@ -80,6 +86,11 @@ func (f *force) Run(ctx context.Context) error {
 }
 
 func (f *force) attempt(ctx context.Context, s *vpc.Snapshot) error {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	if err := f.isHalted(); err != nil {
+		return err
+	}
 	for _, st := range f.steps {
 		if err := st.apply(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", st.name, err)
@@ -101,6 +112,24 @@ func (f *force) finish(revision uint64, err error) {
 	f.mu.Unlock()
 }
 
+// Halt waits for the attempt that is under way and lets no other follow: nothing is in force any more, and whoever waits
+// is told why.
+func (f *force) Halt(why error) {
+	f.applying.Lock()
+	defer f.applying.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.halted, f.err, f.applied = why, why, 0
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *force) isHalted() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.halted
+}
+
 // notInForce is the answer for a revision that is stored but that a step refused, or that took too long.
 type notInForce struct {
 	revision uint64
@@ -117,8 +146,11 @@ func (e *notInForce) Unwrap() error { return e.err }
 func (f *force) Wait(ctx context.Context, revision uint64) error {
 	for {
 		f.mu.Lock()
-		applied, attempted, err, changed := f.applied, f.attempted, f.err, f.changed
+		applied, attempted, err, changed, halted := f.applied, f.attempted, f.err, f.changed, f.halted
 		f.mu.Unlock()
+		if halted != nil {
+			return &notInForce{revision, halted}
+		}
 		if applied >= revision {
 			return nil
 		}

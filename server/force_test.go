@@ -108,6 +108,32 @@ func TestForce(t *testing.T) {
 			}
 		})
 	})
+	t.Run("after a halt nothing is applied, and whoever waits is told why", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{}
+			w.set(1)
+			f := w.force()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go f.Run(ctx)
+			if err := f.Wait(ctx, 1); err != nil {
+				t.Fatal(err)
+			}
+			f.Halt(errTornDown)
+			w.set(2)
+			f.Wake()
+			synctest.Wait()
+			if err := f.Wait(ctx, 2); !errors.Is(err, errTornDown) {
+				t.Errorf("wait: %v", err)
+			}
+			if applied, err := f.State(); applied != 0 || !errors.Is(err, errTornDown) {
+				t.Errorf("state: %d, %v", applied, err)
+			}
+			if len(w.applied) != 1 {
+				t.Errorf("applied %v after the halt", w.applied)
+			}
+		})
+	})
 	t.Run("waiting ends with the caller's patience", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{}

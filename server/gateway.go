@@ -47,7 +47,6 @@ type Gateway struct {
 	stored atomic.Pointer[vpc.Snapshot] // the newest revision
 	inUse  atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
 	ready  atomic.Bool
-	torn   atomic.Bool // after teardown nothing is applied any more
 
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex

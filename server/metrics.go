@@ -51,7 +51,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRevision, float64(s.Revision), "stored")
 	gauge(descRevision, float64(applied), "in-force")
 	healthy := 0.0
-	if err == nil && len(g.partProblems()) == 0 && !g.torn.Load() {
+	if err == nil && len(g.partProblems()) == 0 {
 		healthy = 1
 	}
 	gauge(descHealthy, healthy)

@@ -433,9 +433,12 @@ func (g *Gateway) alive() bool {
 	return err == nil
 }
 
+// errTornDown is why nothing is in force after a teardown.
+var errTornDown = errors.New("everything was removed from the kernel by 'gatehouse teardown': restart the daemon to put it in force again")
+
 // Teardown removes every trace from the kernel; nothing is put in force again before the daemon is restarted.
 func (g *Gateway) Teardown(ctx context.Context) error {
-	g.torn.Store(true)
+	g.force.Halt(errTornDown)
 	g.inUse.Store(nil)
 	empty := vpc.NewSnapshot(&vpc.Spec{}, vpc.Host{}, g.stored.Load().Revision)
 	g.dns.SetSnapshot(empty)

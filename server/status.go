@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"gatehouse/server/api"
@@ -21,10 +22,10 @@ func (g *Gateway) Status(context.Context) (*api.Status, error) {
 			st.Leases++
 		}
 	}
-	if g.torn.Load() {
-		st.Problems = append(st.Problems, api.Problem{Code: "torn-down", Message: "everything was removed from the kernel by 'gatehouse teardown'", Remedy: "restart the daemon to put the stored state in force again"})
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errTornDown):
+		st.Problems = append(st.Problems, api.Problem{Code: "torn-down", Message: err.Error(), Remedy: "restart the daemon: systemctl restart gatehouse"})
+	case err != nil:
 		st.Problems = append(st.Problems, api.Problem{Code: "not-in-force", Message: (&notInForce{s.Revision, err}).Error(), Remedy: remedyOf(err)})
 	}
 	fw := g.firewall.Status()
