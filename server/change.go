@@ -158,7 +158,25 @@ func (g *Gateway) candidate(ctx context.Context, current *vpc.Spec, m *configs.M
 	if err := m.Report(problems); err != nil {
 		return nil, refused(findings(err))
 	}
-	return spec, g.check(ctx, current, spec)
+	return spec, located(g.check(ctx, current, spec), m)
+}
+
+// located gives the details of a refusal the places in the manifest that they are about. Tests that the manifest does not
+// hold are those that were stored before.
+func located(err error, m *configs.Manifest) error {
+	var e *api.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	for i := range e.Details {
+		d := &e.Details[i]
+		if m.Spec.Tests == nil && strings.HasPrefix(d.Path, "tests[") {
+			continue
+		}
+		at := m.Locate(d.Path)
+		d.File, d.Line = at.File, at.Line
+	}
+	return err
 }
 
 // check refuses a valid state that this host cannot carry, or that breaks a test kept with the policy.

@@ -492,6 +492,9 @@ func (r *rig) frame(pr *probe, id uint32) []byte {
 	if pr.from == uplinkCable {
 		seg.srcMAC = nextHopMAC
 	}
+	if p.Group {
+		seg.dstMAC = vpc.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	}
 	if p.NoSYN {
 		seg.flags = flagSYN | flagACK
 	}
@@ -589,6 +592,29 @@ func replies(s *vpc.Snapshot, list []*probe) []*probe {
 	return out
 }
 
+// backfire makes, for every refused probe over UDP, the packet that would be the answer to it: a refused packet must not
+// make its answer part of a known flow.
+func backfire(s *vpc.Snapshot, list []*probe) []*probe {
+	var out []*probe
+	for _, pr := range list {
+		p := pr.packet
+		if p.Protocol != vpc.ProtocolUDP || pr.want.Allowed || pr.out.Kind == vpc.PlaceGateway || pr.out.Kind == vpc.PlaceNowhere {
+			continue
+		}
+		back := vpc.Packet{In: pr.out, Src: p.Dst, Dst: p.Src, Protocol: p.Protocol, SrcPort: p.DstPort, DstPort: p.SrcPort}
+		from := uplinkCable
+		if pr.out.Kind == vpc.PlaceVSwitch {
+			nic := s.InterfaceByAddr(p.Dst)
+			if nic == nil {
+				continue
+			}
+			back.SrcMAC, from = nic.MAC, slices.Index(s.Interfaces, nic)
+		}
+		out = append(out, &probe{packet: back, out: s.Route(back.Dst), want: vpc.Evaluate(s, back), from: from})
+	}
+	return out
+}
+
 // check compares what came of the probes with the policy, once more for those that seem lost: a leak is never forgiven.
 func (r *rig) check(t *testing.T, seed uint64, s *vpc.Snapshot, list []*probe, original func(*probe) netip.Addr) {
 	t.Helper()
@@ -675,7 +701,9 @@ func TestTheKernelDoesWhatThePolicySays(t *testing.T) {
 					}
 				}
 				r.check(t, seed, s, back, func(pr *probe) netip.Addr { return origin[pr] })
-				sent += len(list) + len(back)
+				backfires := backfire(s, list)
+				r.check(t, seed, s, backfires, nil)
+				sent += len(list) + len(back) + len(backfires)
 				answered += len(back)
 				for _, pr := range list {
 					if pr.want.Allowed {
