@@ -151,6 +151,9 @@ func appendMatch(b []byte, m *Match, f vpc.Family) []byte {
 	if m.PhysdevIsBridged {
 		b = append(b, "-m physdev --physdev-is-bridged "...)
 	}
+	if m.GroupFrame {
+		b = append(b, "-m pkttype ! --pkt-type unicast "...)
+	}
 	for _, s := range m.Sets {
 		b = append(b, "-m set "...)
 		if s.Not {

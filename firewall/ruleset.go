@@ -65,6 +65,7 @@ type Match struct {
 	Mark             *Mark // the packet's mark, under a mask
 	SYN              int   // +1: opens a TCP connection (SYN without ACK, RST, FIN); -1: does not
 	PhysdevIsBridged bool  // bridged, not routed
+	GroupFrame       bool  // in a frame for many stations: broadcast or multicast
 }
 
 // SetMatch asks that an address (or an address and MAC) of the packet is in a set.

@@ -10,12 +10,14 @@ import (
 // spoof adds raw PREROUTING: on a vSwitch link the source address, the MAC and the vSwitch belong together; nobody
 // sends one of our addresses from anywhere else.
 func (b *builder) spoof() {
-	outside := refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside)
+	frame := inSet(setName(b.f, setVPCs), "dst")
+	frame.GroupFrame = true
+	outside := []Rule{refuse(frame, vpc.ReasonSpoofFrame), refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside)}
 	rules := []Rule{{Match: Match{In: "lo"}}} // the gateway talking to itself
 	rules = append(rules, b.linkTree("raw", chainRaw, false, b.linkNames, func(name string) []Rule {
 		return []Rule{{Target: Target{Kind: Goto, Chain: spoofChain(b.byLink[name])}}}
-	}, outside)...)
-	b.chain("raw", chainRaw, append(rules, outside)...)
+	}, outside...)...)
+	b.chain("raw", chainRaw, append(rules, outside...)...)
 	b.hook("raw", "PREROUTING", chainRaw)
 
 	for _, w := range b.switches {
@@ -30,7 +32,8 @@ func spoofChain(w *vpc.VSwitch) string { return "GH-SP-" + key(w.ID) }
 
 // spoofSwitch adds the chain that a vSwitch link's packets go through.
 func (b *builder) spoofSwitch(w *vpc.VSwitch) {
-	var rules []Rule
+	rules := []Rule{{Match: Match{GroupFrame: true}, Target: Target{Kind: Jump, Chain: "GH-SB-" + key(w.ID)}}}
+	b.chain("raw", "GH-SB-"+key(w.ID), b.groupFrame(w)...)
 	if b.f == vpc.IPv6 {
 		rules = append(rules, refuse(icmpType(b.f, icmp6RouterAdv), vpc.ReasonRogueRA))
 	}
@@ -65,6 +68,23 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 		rules = append(rules, t.node(bindings(w, b.f))...)
 	}
 	b.chain("raw", spoofChain(w), append(rules, miss)...)
+}
+
+// groupFrame says what may be in a frame for many stations: only packets for many (RFC 1122 section 3.3.6). Any other
+// would be tracked as a flow when bridge netfilter delivers the frame, and thrown away before the policy has seen it; the
+// answer to it would then be part of a known flow.
+func (b *builder) groupFrame(w *vpc.VSwitch) []Rule {
+	to := []netip.Prefix{broadcast4, multicast4}
+	if b.f == vpc.IPv6 {
+		to = []netip.Prefix{multicast6}
+	} else if w.CIDRBlock.IsValid() {
+		to = append(to, hostPrefix(vpc.LastAddr(w.CIDRBlock)))
+	}
+	var rules []Rule
+	for _, p := range to {
+		rules = append(rules, Rule{Match: Match{Dst: p}})
+	}
+	return append(rules, refuse(Match{}, vpc.ReasonSpoofFrame))
 }
 
 // linkLocalSource says where a link-local source may send: nowhere beyond its link.

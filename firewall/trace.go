@@ -308,6 +308,7 @@ func (w *walk) matches(m *Match) bool {
 		m.ICMPCode > 0 && m.ICMPCode != int(p.ICMPCode)+1,
 		!m.SrcMAC.IsZero() && !p.SrcMAC.IsZero() && m.SrcMAC != p.SrcMAC,
 		len(m.States) > 0 && !slices.Contains(m.States, p.State),
+		m.GroupFrame && !p.Group,
 		m.PhysdevIsBridged: // all that is traced is routed
 		return false
 	}

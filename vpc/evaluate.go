@@ -52,6 +52,9 @@ func result(v StageVerdict, r Reason, format string, args ...any) StageResult {
 // judgeSource is the stage anti-spoof: address, MAC and link belong together, and nobody outside forges our addresses.
 func judgeSource(s *Snapshot, p Packet, out Place) StageResult {
 	if p.In.Kind != PlaceVSwitch {
+		if v := s.VPCOf(p.Dst); v != nil && p.Group {
+			return result(StageDrop, ReasonSpoofFrame, "a packet for %s in a frame for many stations", p.Dst)
+		}
 		if v := s.VPCOf(p.Src); v != nil {
 			return result(StageDrop, ReasonSpoofOutside, "%s is inside VPC %s but enters by a link that is not a vSwitch", p.Src, v.Name)
 		}
@@ -63,6 +66,9 @@ func judgeSource(s *Snapshot, p Packet, out Place) StageResult {
 	w := p.In.VSwitch
 	nic := s.InterfaceByAddr(p.Src)
 	switch {
+	// Connection tracking would know such a packet's flow before the policy has seen it.
+	case p.Group && !p.Dst.IsMulticast() && p.Dst != LimitedBroadcast && (p.family() == IPv6 || p.Dst != LastAddr(w.CIDRBlock)):
+		return result(StageDrop, ReasonSpoofFrame, "a packet for %s in a frame for many stations", p.Dst)
 	case p.is(ProtocolICMPv6) && p.ICMPType == icmp6RouterAdvert:
 		return result(StageDrop, ReasonRogueRA, "only the gateway advertises routers")
 	case p.Protocol == ProtocolUDP && p.SrcPort == dhcpServerPort(p.family()):

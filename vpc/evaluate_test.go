@@ -22,6 +22,11 @@ func TestAntiSpoof(t *testing.T) {
 		{"a foreign link does not forge an instance", "", "web-1 > internet tcp/443 via=foreign", "drop anti-spoof spoof.outside"},
 		{"multicast sources from an uplink are not forwarded", "", "multicast > db-1 tcp/443 via=uplink", "drop anti-spoof spoof.source"},
 		{"unspecified sources from an uplink are not forwarded", "", "nobody > db-1 tcp/443 via=uplink", "drop anti-spoof spoof.unspecified"},
+		{"a packet for one is not sent to many", "", "web-1 > db-1 tcp/443 group", "drop anti-spoof spoof.frame"},
+		{"a packet for the gateway is not sent to many", "", "web-1 > gw.web udp/53 group", "drop anti-spoof spoof.frame"},
+		{"a packet for one outside is not sent to many", "", "web-1 > internet tcp/443 group", "drop anti-spoof spoof.frame"},
+		{"the uplink does not send to many what is for one of ours", "", "internet > web-1 tcp/443 group", "drop anti-spoof spoof.frame"},
+		{"what is for many is sent to many", "", "web-1 > multicast udp/5353 group", "drop host-access host.closed"},
 		{"without an address nothing is forwarded", "", "nobody > internet tcp/443 via=web mac=web-1", "drop anti-spoof spoof.unspecified"},
 		{"without an address the gateway's DNS is out of reach", "", "nobody > gw.web udp/53 via=web mac=web-1", "drop anti-spoof spoof.unspecified"},
 	})

@@ -35,6 +35,7 @@ const (
 type Packet struct {
 	In       Place // where it enters; PlaceVSwitch or PlaceUplink or PlaceForeign
 	SrcMAC   MAC   // on a vSwitch link; zero: the MAC that owns Src there
+	Group    bool  // the frame is addressed to a group of stations: a broadcast or multicast MAC
 	Src, Dst netip.Addr
 	Protocol Protocol // never ProtocolAll
 	SrcPort  uint16   // TCP and UDP
@@ -85,6 +86,7 @@ const (
 	ReasonRogueRA          Reason = "spoof.rogue-ra"    // a router advertisement from an instance
 	ReasonRogueDHCP        Reason = "spoof.rogue-dhcp"  // a DHCP server's answer from an instance
 	ReasonSpoofSource      Reason = "spoof.source"      // a multicast, loopback or broadcast source
+	ReasonSpoofFrame       Reason = "spoof.frame"       // a packet for one station in a frame for many (RFC 1122 section 3.3.6)
 	// vpc
 	ReasonVPCSame        Reason = "vpc.same"        // both ends in one VPC
 	ReasonVPCUplink      Reason = "vpc.uplink"      // between a VPC and an uplink

@@ -251,6 +251,8 @@ func (w *world) packet(text string) Packet {
 			p.SrcPort = uint16(must(strconv.Atoi(value)))
 		case "state":
 			p.State = map[string]ConnState{"new": StateNew, "established": StateEstablished, "related": StateRelated, "invalid": StateInvalid}[value]
+		case "group":
+			p.Group = true
 		case "nosyn":
 			p.NoSYN = true
 		default:

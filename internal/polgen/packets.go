@@ -44,6 +44,7 @@ func (g packetGenerator) first() vpc.Packet {
 	if p.In.Kind == vpc.PlaceVSwitch && g.chance(4) {
 		p.Src = pick(g.Rand, []netip.Addr{g.address(f), g.outside(f)}) // forged, or by chance its own
 	}
+	p.Group = g.chance(5)
 	g.content(&p, f)
 	return p
 }
@@ -84,6 +85,8 @@ func (g packetGenerator) any() vpc.Packet {
 	case 7:
 		p.Protocol = pick(g.Rand, []vpc.Protocol{vpc.ProtocolICMP, vpc.ProtocolICMPv6}) // of either family
 		p.SrcPort, p.DstPort, p.NoSYN = 0, 0, false
+	case 8:
+		p.Group = true
 	}
 	if p.In.Kind == vpc.PlaceVSwitch && !p.In.VSwitch.HasLink() { // no packet enters by a link that is not there
 		p.In = g.beyond()

@@ -167,5 +167,8 @@ func DescribePacket(p vpc.Packet) string {
 	if p.NoSYN {
 		state += " without SYN"
 	}
+	if p.Group {
+		state += ", in a frame for many stations"
+	}
 	return fmt.Sprintf("packet from %s: %s -> %s %s, %s", from, p.Src, p.Dst, what, state)
 }
