@@ -180,7 +180,7 @@ const (
 type Error struct {
 	Code    Code     `json:"code"`
 	Message string   `json:"message"`
-	Details []Detail `json:"details,omitempty"`
+	Details []Detail `json:"details,omitzero"`
 }
 
 func (e *Error) Error() string {
