@@ -34,6 +34,11 @@ func Base(f Features, links ...string) *Ruleset {
 	return rs
 }
 
+// IsBase reports whether a chain is one that Base fills. Compile fills them too, and others.
+func IsBase(table, chain string) bool {
+	return table == "raw" && chain == chainRaw || table == "mangle" && chain == chainForward
+}
+
 // Compiler compiles one snapshot after the other and keeps what does not change: the rules of a group whose specification
 // is the same object, and the chains of a profile whose groups are. Its results equal those of Compile byte for byte.
 // It must not be used by several goroutines at a time; the rulesets it returns may.

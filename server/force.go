@@ -30,6 +30,7 @@ type force struct {
 	steps  []step
 	wake   chan struct{} // one slot: "asked already" is enough
 	onDone func(*vpc.Snapshot)
+	pings  chan struct{} // somebody asks whether Run still runs
 
 	applying sync.Mutex // held during an attempt
 
@@ -42,7 +43,7 @@ type force struct {
 }
 
 func newForce(log *slog.Logger, goal func() *vpc.Snapshot, onDone func(*vpc.Snapshot), steps ...step) *force {
-	return &force{log: log, goal: goal, steps: steps, onDone: onDone, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	return &force{log: log, goal: goal, steps: steps, onDone: onDone, wake: make(chan struct{}, 1), pings: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // Wake asks for the newest snapshot to be put in force; it never blocks.
@@ -62,6 +63,8 @@ func (f *force) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case f.pings <- struct{}{}:
+			continue
 		case <-f.wake:
 		case <-retry.C:
 		}
@@ -82,6 +85,16 @@ func (f *force) Run(ctx context.Context) error {
 		f.log.Error("put in force", "revision", s.Revision, "error", err)
 		retry.Reset(retryAfter[min(failures, len(retryAfter)-1)])
 		failures++
+	}
+}
+
+// Ping returns when Run has time for it: nil, or why ctx ended first.
+func (f *force) Ping(ctx context.Context) error {
+	select {
+	case <-f.pings:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

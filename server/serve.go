@@ -19,9 +19,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"gatehouse/configs"
-	"gatehouse/firewall"
 	"gatehouse/firewall/conntrack"
 	"gatehouse/firewall/ipset"
 	"gatehouse/firewall/iptables"
@@ -124,6 +124,12 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	g := &Gateway{log: log, now: time.Now, version: version, started: time.Now(), store: st}
 	g.config.Store(c)
 
+	// Links are looked at before the firewall is probed or written: what was there, br_netfilter too, is put back by teardown.
+	var err error
+	g.links, err = link.New(ctx, link.Options{Logger: log, Journal: journal{st}, OnPort: g.onPort})
+	if err != nil {
+		return nil, fmt.Errorf("links: %w", err)
+	}
 	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
@@ -139,11 +145,6 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	sets, err := ipset.New()
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
-	}
-	// Links are looked at before the first rule is written: what was there is put back by teardown.
-	g.links, err = link.New(ctx, link.Options{Logger: log, Journal: journal{st}, OnPort: g.onPort})
-	if err != nil {
-		return nil, fmt.Errorf("links: %w", err)
 	}
 	g.firewall = reconcile.New(reconcile.Options{
 		IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
@@ -256,7 +257,7 @@ func listen(path string) (net.Listener, error) {
 	}
 	if grp, err := user.LookupGroup(socketGroup); err == nil {
 		gid, err := strconv.Atoi(grp.Gid)
-		if err == nil {
+		if err == nil && gid != os.Getegid() { // else it is the group's already
 			err = os.Chown(path, -1, gid)
 		}
 		if err != nil {
@@ -307,7 +308,9 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 			case <-ctx.Done():
 				return nil
 			case <-hup:
+				g.notify(reloading())
 				g.reloadConfig(load, level)
+				g.notify(daemon.SdNotifyReady)
 			}
 		}
 	})
@@ -390,13 +393,16 @@ func (g *Gateway) runSystemd(ctx context.Context) error {
 	}
 	tick := time.NewTicker(interval / 3)
 	defer tick.Stop()
+	parts := g.pulses()
 	for {
 		select {
 		case <-ctx.Done():
 			g.notify(daemon.SdNotifyStopping)
 			return nil
 		case <-tick.C:
-			if g.alive() {
+			if err := parts.beat(ctx, g.now()); err != nil {
+				g.log.Error("the watchdog is not fed", "error", err)
+			} else {
 				g.notify(daemon.SdNotifyWatchdog)
 			}
 		}
@@ -421,16 +427,20 @@ func (g *Gateway) waitReady(ctx context.Context) error {
 	}
 }
 
+// reloading is what systemd wants to hear before READY=1 when the configuration is read again; the time tells it to which
+// request that READY=1 is the answer.
+func reloading() string {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return daemon.SdNotifyReloading
+	}
+	return daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10)
+}
+
 func (g *Gateway) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		g.log.Warn("notify systemd", "error", err)
 	}
-}
-
-// alive reports whether the store answers and no writer is stuck: a hung daemon is better restarted.
-func (g *Gateway) alive() bool {
-	_, err := g.store.Meta(metaLinks)
-	return err == nil
 }
 
 // errTornDown is why nothing is in force after a teardown.
@@ -470,28 +480,69 @@ func TeardownOffline(ctx context.Context, c *configs.Config, stderr io.Writer) e
 		return fmt.Errorf("links: %w", err)
 	}
 	defer links.Close()
-	backend, _, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
+	tables, sets, err := drivers(ctx, c)
 	if err != nil {
-		return fmt.Errorf("firewall: %w", err)
-	}
-	tables, err := iptables.New(backend)
-	if err != nil {
-		return fmt.Errorf("firewall: %w", err)
-	}
-	sets, err := ipset.New()
-	if err != nil {
-		return fmt.Errorf("firewall: %w", err)
+		return err
 	}
 	if err := links.Teardown(ctx); err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
-	if err := tables.Teardown(ctx); err != nil {
+	if err := reconcile.Remove(ctx, tables, sets); err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
-	have, err := sets.Read(ctx)
+	return nil
+}
+
+// drivers write the kernel's rules and sets for whoever needs no more than to remove or to close.
+func drivers(ctx context.Context, c *configs.Config) (*iptables.Driver, *ipset.Driver, error) {
+	backend, err := iptables.Find(ctx, string(c.Firewall.Backend))
 	if err != nil {
-		return fmt.Errorf("firewall: %w", err)
+		return nil, nil, fmt.Errorf("firewall: %w", err)
 	}
-	_, err = sets.Delete(ctx, ipset.Stale(have, []firewall.Set{}))
-	return err
+	tables, err := iptables.New(backend)
+	if err != nil {
+		return nil, nil, fmt.Errorf("firewall: %w", err)
+	}
+	sets, err := ipset.New()
+	if err != nil {
+		return nil, nil, fmt.Errorf("firewall: %w", err)
+	}
+	return tables, sets, nil
+}
+
+// CloseLinks lets nothing pass by the links of the stored vSwitches until a daemon puts its rules in force. It is what
+// runs at boot before the network: a link that others set up, and forward for, must not be open while the daemon is not
+// there yet. Where the kernel carries our rules already, or nothing was ever stored, it does nothing.
+func CloseLinks(ctx context.Context, c *configs.Config, stderr io.Writer) error {
+	if _, err := os.Stat(c.StateFile()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	log := newLogger(stderr, configs.Log{Level: configs.LevelInfo, Format: configs.FormatText}, new(slog.LevelVar))
+	st, err := openStore(c, log)
+	if errors.Is(err, store.ErrInUse) {
+		return nil // a daemon is there
+	}
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	spec, revision := st.State()
+	var links []string
+	for _, w := range vpc.NewSnapshot(spec, c.Host(), revision).VSwitches {
+		if w.HasLink() {
+			links = append(links, w.LinkName())
+		}
+	}
+	tables, sets, err := drivers(ctx, c)
+	if err != nil {
+		return err
+	}
+	closed, err := reconcile.Close(ctx, tables, sets, links...)
+	if err != nil {
+		return fmt.Errorf("close the links: %w", err)
+	}
+	if closed {
+		log.Info("links are closed until the daemon is ready", "links", links)
+	}
+	return nil
 }

@@ -90,6 +90,9 @@ func (s *Store) load() error {
 	if err := os.Chmod(s.path, fileMode); err != nil {
 		return err
 	}
+	if err := giveToOwner(s.path); err != nil {
+		return err
+	}
 	if err := s.migrate(); err != nil {
 		return err
 	}
@@ -217,6 +220,19 @@ func openFile(path string, readOnly bool) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return db, err
+}
+
+// giveToOwner gives the file to whom its directory belongs, when root has made it: the daemon is not root, and must be able
+// to open what an administrator's command has left.
+func giveToOwner(path string) error {
+	var file, dir syscall.Stat_t
+	if err := errors.Join(syscall.Stat(path, &file), syscall.Stat(filepath.Dir(path), &dir)); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 || file.Uid == dir.Uid {
+		return nil
+	}
+	return os.Chown(path, int(dir.Uid), int(dir.Gid))
 }
 
 // checkSize refuses a file that is shorter than it says. bbolt maps the file: reading behind its end kills the process.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -671,4 +672,43 @@ func BenchmarkOpenWithTenThousandInstances(b *testing.B) {
 		}
 	}
 	s.Close()
+}
+
+func TestWhatRootHasMadeBelongsToTheOwnerOfTheDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test needs root")
+	}
+	const owner = 12345
+	dir := t.TempDir()
+	if err := os.Chown(dir, owner, owner); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "state.db")
+	belongs := func(when string) {
+		t.Helper()
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != owner || st.Gid != owner || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s it belongs to %d:%d, %s", when, st.Uid, st.Gid, info.Mode())
+		}
+	}
+	s, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	belongs("made new")
+	backup := filepath.Join(t.TempDir(), "backup.db")
+	f, err := os.Create(backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Backup(f), f.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(path, backup); err != nil {
+		t.Fatal(err)
+	}
+	belongs("restored")
 }

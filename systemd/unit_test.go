@@ -36,36 +36,126 @@ func read(t *testing.T, name string) map[string][]string {
 	return settings
 }
 
-func TestTheUnitKeepsItsPromises(t *testing.T) {
-	unit := read(t, "gatehouse.service")
-	for _, promise := range []struct{ name, key, value string }{
-		{"systemd is told when the rules are in force", "Service.Type", "notify"},
-		{"a hung daemon is restarted", "Service.WatchdogSec", "30s"},
-		{"a killed daemon comes back", "Service.Restart", "on-failure"},
-		{"a reload reads the configuration again", "Service.ExecReload", "/bin/kill -HUP $MAINPID"},
-		{"the program is where make install puts it", "Service.ExecStart", "@SBIN@/gatehouse serve"},
-		{"state survives", "Service.StateDirectory", "gatehouse"},
-		{"nobody else reads the state", "Service.StateDirectoryMode", "0700"},
-		{"it starts at boot", "Install.WantedBy", "multi-user.target"},
-		{"the system's files are read-only", "Service.ProtectSystem", "strict"},
-	} {
-		t.Run(promise.name, func(t *testing.T) {
-			if got := unit[promise.key]; !slices.Equal(got, []string{promise.value}) {
-				t.Errorf("%s = %q, want %q", promise.key, got, promise.value)
+// promise is a setting and all the values that it must have.
+type promise struct {
+	name, key string
+	values    []string
+}
+
+func one(name, key, value string) promise { return promise{name, key, []string{value}} }
+
+func keep(t *testing.T, unit map[string][]string, promises []promise) {
+	t.Helper()
+	for _, p := range promises {
+		t.Run(p.name, func(t *testing.T) {
+			if got := unit[p.key]; !slices.Equal(got, p.values) {
+				t.Errorf("%s = %q, want %q", p.key, got, p.values)
 			}
 		})
 	}
-	if stop := unit["Service.ExecStop"]; stop != nil {
-		t.Errorf("ExecStop=%q: stopping must leave the rules in force", stop)
-	}
-	needed := []string{"CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"}
-	caps := strings.Fields(strings.Join(unit["Service.CapabilityBoundingSet"], " "))
-	for _, c := range needed {
-		if !slices.Contains(caps, c) {
-			t.Errorf("CapabilityBoundingSet lacks %s", c)
+}
+
+func TestTheUnitKeepsItsPromises(t *testing.T) {
+	unit := read(t, "gatehouse.service")
+	keep(t, unit, []promise{
+		one("systemd is told when the rules are in force", "Service.Type", "notify"),
+		one("a hung daemon is restarted", "Service.WatchdogSec", "30s"),
+		one("a killed daemon comes back", "Service.Restart", "on-failure"),
+		one("and is never given up", "Unit.StartLimitIntervalSec", "0"),
+		{"a reload reads the configuration again, once it is seen to be good", "Service.ExecReload",
+			[]string{"@SBIN@/gatehouse config check", "/bin/kill -HUP $MAINPID"}},
+		one("the program is where it was installed", "Service.ExecStart", "@SBIN@/gatehouse serve"),
+		one("guests come after it, the links it adopts before", "Unit.After", "gatehouse-base.service network.target ufw.service firewalld.service"),
+		one("the socket outlives a restart", "Service.RuntimeDirectoryPreserve", "restart"),
+		one("it may open a socket for every port", "Service.LimitNOFILE", "524288"),
+		one("it starts at boot", "Install.WantedBy", "multi-user.target"),
+		one("and what closes the links before it too", "Install.Also", "gatehouse-base.service"),
+		one("it needs three capabilities", "Service.CapabilityBoundingSet", "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE"),
+		one("and has them without being root", "Service.AmbientCapabilities", "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE"),
+		one("packets of every kind it reads", "Service.RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET"),
+	})
+	for _, key := range []string{"Service.ExecStop", "Service.ExecStopPost"} {
+		if stop := unit[key]; stop != nil {
+			t.Errorf("%s=%q: stopping must leave the rules in force", key, stop)
 		}
 	}
-	if slices.Contains(caps, "CAP_SYS_ADMIN") {
-		t.Error("CapabilityBoundingSet has CAP_SYS_ADMIN, which nothing needs")
+}
+
+func TestLinksAreClosedBeforeTheNetworkIsSetUp(t *testing.T) {
+	keep(t, read(t, "gatehouse-base.service"), []promise{
+		one("before the first link comes up", "Unit.Before", "network-pre.target shutdown.target"),
+		one("which then exists", "Unit.Wants", "network-pre.target"),
+		one("early", "Unit.DefaultDependencies", "no"),
+		one("with the state at hand", "Unit.RequiresMountsFor", "/var/lib/gatehouse"),
+		one("when there is any", "Unit.ConditionPathExists", "/var/lib/gatehouse/state.db"),
+		one("once a boot", "Service.Type", "oneshot"),
+		one("and no more", "Service.RemainAfterExit", "yes"),
+		one("by the program", "Service.ExecStart", "@SBIN@/gatehouse firewall base"),
+		one("at every boot", "Install.WantedBy", "sysinit.target"),
+	})
+}
+
+// Both units run the same program on the same files: what shuts it in is the same.
+func TestBothUnitsAreShutInAlike(t *testing.T) {
+	daemon, base := read(t, "gatehouse.service"), read(t, "gatehouse-base.service")
+	for _, u := range []map[string][]string{daemon, base} {
+		keep(t, u, []promise{
+			one("it is not root", "Service.User", "gatehouse"),
+			one("those of its group may talk to it", "Service.Group", "gatehouse"),
+			one("the system's files are read-only", "Service.ProtectSystem", "strict"),
+			one("but for the lock of all users of iptables", "Service.ReadWritePaths", "-/run/xtables.lock"),
+			one("state survives", "Service.StateDirectory", "gatehouse"),
+			one("nobody else reads the state", "Service.StateDirectoryMode", "0700"),
+			{"no system call that it does not need", "Service.SystemCallFilter", []string{"@system-service", "~@privileged @resources"}},
+		})
+	}
+	same := []string{
+		"NoNewPrivileges", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "DevicePolicy", "ProtectProc",
+		"ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProtectClock", "ProtectHostname", "RestrictNamespaces",
+		"RestrictRealtime", "RestrictSUIDSGID", "LockPersonality", "MemoryDenyWriteExecute", "KeyringMode", "RemoveIPC",
+		"SystemCallArchitectures", "SystemCallErrorNumber", "UMask",
+	}
+	for _, key := range same {
+		d, b := daemon["Service."+key], base["Service."+key]
+		if len(d) != 1 || !slices.Equal(d, b) {
+			t.Errorf("%s is %q and %q", key, d, b)
+		}
+	}
+	if caps := base["Service.CapabilityBoundingSet"]; !slices.Equal(caps, []string{"CAP_NET_ADMIN CAP_NET_RAW"}) {
+		t.Errorf("closing links needs no more than CAP_NET_ADMIN, and CAP_NET_RAW for iptables-legacy; it has %q", caps)
+	}
+}
+
+// lines gives what a configuration file says, without comments.
+func lines(t *testing.T, name string) []string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+func TestWhatTheUnitsNeedIsThere(t *testing.T) {
+	for _, tt := range []struct {
+		name, file string
+		want       []string
+	}{
+		{"the user", "gatehouse.sysusers", []string{`u gatehouse - "gatehouse daemon" /var/lib/gatehouse`}},
+		{"the common lock of iptables-legacy, which the group may take", "gatehouse.tmpfiles", []string{"f /run/xtables.lock 0660 root gatehouse -"}},
+		{"modules that the kernel does not load by itself, and not br_netfilter, which filters the bridges of others", "gatehouse.modules",
+			[]string{"ip_set", "xt_set", "ip_tables", "ip6_tables"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := lines(t, tt.file); !slices.Equal(got, tt.want) {
+				t.Errorf("%s says %q, want %q", tt.file, got, tt.want)
+			}
+		})
 	}
 }

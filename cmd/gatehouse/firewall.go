@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"gatehouse/server"
 )
 
 func (a *app) firewallCommand() *cobra.Command {
@@ -88,6 +90,26 @@ func (a *app) firewallCommand() *cobra.Command {
 		},
 	}
 	a.outputFlag(counters, "json")
-	cmd.AddCommand(render, verify, resync, counters)
+	var stateDir string
+	base := &cobra.Command{
+		Use:   "base",
+		Short: "close the links of the stored vSwitches until a daemon is ready; run at boot",
+		Long: `base lets nothing pass by the links of the stored vSwitches. gatehouse-base.service runs it at boot before the network is
+set up; the daemon puts the stored rules in its place. Where rules of ours are in force already it does nothing.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			if stateDir != "" {
+				c.StateDir = stateDir
+			}
+			return server.CloseLinks(cmd.Context(), c, a.stderr)
+		},
+	}
+	a.configFlag(base)
+	base.Flags().StringVar(&stateDir, "state-dir", "", "state directory in place of the configured one")
+	cmd.AddCommand(render, verify, resync, counters, base)
 	return cmd
 }

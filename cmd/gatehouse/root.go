@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -38,6 +39,8 @@ private DNS, and isolation by security groups and network ACLs.
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's API socket (also $GATEHOUSE_SOCKET)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.Version = buildVersion()
+	root.SetVersionTemplate("gatehouse {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
@@ -75,22 +78,39 @@ func (a *app) versionCommand() *cobra.Command {
 			if err := a.checkOutput("json"); err != nil {
 				return err
 			}
-			v := map[string]string{"version": version}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v["go"] = info.GoVersion
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						v["commit"] = s.Value
-					}
-				}
-			}
 			if a.output == "json" {
-				return a.printJSON(v)
+				return a.printJSON(build())
 			}
-			fmt.Fprintf(a.stdout, "gatehouse %s (%s)\n", v["version"], v["go"])
+			fmt.Fprintf(a.stdout, "gatehouse %s\n", buildVersion())
 			return nil
 		},
 	}
 	a.outputFlag(cmd, "json")
 	return cmd
+}
+
+// build says what this program was built from.
+func build() map[string]string {
+	v := map[string]string{"version": version}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	v["go"] = info.GoVersion
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			v["commit"] = s.Value
+		}
+	}
+	return v
+}
+
+// buildVersion is build in one line.
+func buildVersion() string {
+	v := build()
+	parts := []string{v["go"]}
+	if c := v["commit"]; c != "" {
+		parts = append(parts, "commit "+c)
+	}
+	return v["version"] + " (" + strings.Join(parts, ", ") + ")"
 }

@@ -52,6 +52,9 @@ func Probe(ctx context.Context, cfg Config) (Backend, firewall.Features, error) 
 	return b, features, nil
 }
 
+// Find chooses the programs as Probe does, and tries nothing: no rule is written, and no kernel module is loaded for one.
+func Find(ctx context.Context, backend string) (Backend, error) { return discover(ctx, backend) }
+
 // features tries everything that the compiler may use. What only one family can do counts as missing, so that both families
 // are compiled alike.
 func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) (firewall.Features, error) {

@@ -273,3 +273,46 @@ func TestKernelARefusedRevisionLeavesTheOldOneInForce(t *testing.T) {
 		h.checkInForce(t)
 	})
 }
+
+func TestAfterABootTheLinksAreClosedUntilASnapshotIsInForce(t *testing.T) {
+	onKernel(t, func(t *testing.T, h *host) {
+		ctx := t.Context()
+		before := h.foreignRules(t)
+		closed, err := Close(ctx, h.loop.opt.IPTables, h.loop.opt.IPSet, "br-web", "eth5")
+		if err != nil || !closed {
+			t.Fatalf("closed %v: %v", closed, err)
+		}
+		for _, f := range vpc.Families() {
+			now := h.saved(t, f)
+			for _, rule := range []string{"-A GH-RAW -i br-web", "-A GH-RAW -i eth5", "-A GH-FWD -o br-web", "-A GH-FWD -o eth5"} {
+				if !regexp.MustCompile("(?m)^" + rule + " .*-j DROP$").MatchString(now) {
+					t.Errorf("%s: no %s … -j DROP in\n%s", f, rule, now)
+				}
+			}
+			if d := cmp.Diff(before[f], withoutOurs(now)); d != "" {
+				t.Errorf("%s: other people's rules changed (-before +after):\n%s", f, d)
+			}
+		}
+		if closed, err := Close(ctx, h.loop.opt.IPTables, h.loop.opt.IPSet, "other"); err != nil || closed {
+			t.Errorf("a second time: closed %v: %v", closed, err)
+		}
+
+		w := newWorld()
+		if err := h.loop.Apply(ctx, w.snapshot()); err != nil {
+			t.Fatal(err)
+		}
+		h.checkInForce(t)
+		if h.loop.Current().refused {
+			t.Error("TCP that is older than the boot has no time to become known")
+		}
+		for _, f := range vpc.Families() {
+			if now := h.saved(t, f); strings.Contains(now, "eth5") {
+				t.Errorf("%s: the closed links are left:\n%s", f, now)
+			}
+		}
+		if closed, err := Close(ctx, h.loop.opt.IPTables, h.loop.opt.IPSet, "br-web"); err != nil || closed {
+			t.Errorf("with rules in force: closed %v: %v", closed, err)
+		}
+		h.checkInForce(t)
+	})
+}

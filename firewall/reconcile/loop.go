@@ -94,7 +94,7 @@ type Loop struct {
 	compiler   *firewall.Compiler
 	writer     writer
 	judged     *vpc.Snapshot // flows have been judged by this one; nil: by none
-	fresh      bool          // the kernel had no chains of ours when we came
+	fresh      bool          // the kernel had no chains of ours when we came, or closed ones
 	known      bool          // whether fresh is known
 	refuseFrom time.Time     // when RefuseMidStream begins; zero until rules are in force
 	failing    *failure
@@ -294,7 +294,7 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 		return err
 	}
 	if !l.known {
-		l.known, l.fresh = true, k.empty()
+		l.known, l.fresh = true, k.bare()
 	}
 	features := l.opt.Features
 	features.RefuseMidStream = !l.fresh || !l.refuseFrom.IsZero() && !l.now().Before(l.refuseFrom)
@@ -370,6 +370,11 @@ func (l *Loop) do(ctx context.Context, f func(context.Context) error) error {
 	case <-l.stopped:
 		return ErrStopped
 	}
+}
+
+// Ping returns when the loop has time for it: nil, or why it has not.
+func (l *Loop) Ping(ctx context.Context) error {
+	return l.do(ctx, func(context.Context) error { return nil })
 }
 
 // Current returns what is in force, nil before the first revision and after Teardown.

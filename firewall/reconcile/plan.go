@@ -34,6 +34,20 @@ func (k *kernel) empty() bool {
 	return true
 }
 
+// bare reports whether no chain of ours is in the kernel but those that Close fills.
+func (k *kernel) bare() bool {
+	for _, st := range k.tables {
+		for name, t := range st {
+			for chain := range t.Chains {
+				if !firewall.IsBase(name, chain) {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
 // familyPlan is what has to be written in one family.
 type familyPlan struct {
 	family vpc.Family

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"gatehouse/firewall"
 	"gatehouse/firewall/ipset"
 )
 
@@ -83,6 +84,20 @@ func Remove(ctx context.Context, rules IPTables, sets IPSet) error {
 		err = fmt.Errorf("sets %s: %w", strings.Join(inUse, ", "), ipset.ErrInUse)
 	}
 	return err
+}
+
+// Close closes links, if the kernel carries nothing of ours yet, and reports whether it did: after a boot nothing passes by
+// them until a Loop puts a snapshot in force. It needs no Loop, but no Loop may be running.
+func Close(ctx context.Context, rules IPTables, sets IPSet, links ...string) (bool, error) {
+	w := &writer{iptables: rules, ipset: sets}
+	k, err := w.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	if !k.empty() || len(links) == 0 {
+		return false, nil
+	}
+	return true, w.write(ctx, firewall.Base(firewall.Features{}, links...), nil)
 }
 
 // verify reads everything and compares it with what is in force.

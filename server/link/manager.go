@@ -42,6 +42,7 @@ type Manager struct {
 
 	changed  chan struct{} // somebody changed something: compare
 	newPorts chan struct{} // the ports may be others: tell OnPort
+	pings    chan struct{} // somebody asks whether Run still runs
 	interest atomic.Pointer[interest]
 
 	mu       sync.Mutex // held while the kernel is compared and changed
@@ -94,7 +95,7 @@ func New(ctx context.Context, opt Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opt: opt, k: k, undo: u, saved: data,
-		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1), pings: make(chan struct{}),
 		holds:  &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}},
 		claims: map[vpc.MAC]time.Time{},
 	}
@@ -179,6 +180,8 @@ func (m *Manager) Run(ctx context.Context) error {
 				return cause
 			}
 			return nil
+		case m.pings <- struct{}{}:
+			continue
 		case <-m.newPorts:
 		case <-m.changed:
 			m.keep(ctx)
@@ -187,6 +190,18 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		m.rewatch(ctx, &tasks, watched)
 	}
+}
+
+// Ping returns when Run has time for it and nobody holds up the comparison of links: nil, or why ctx ended first.
+func (m *Manager) Ping(ctx context.Context) error {
+	select {
+	case <-m.pings:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return nil
 }
 
 // keep compares in the background. After it there is a pause as long as it took, so that a storm of messages costs half a
