@@ -60,18 +60,28 @@ test-all: test ## adds soaks and long crash loops
 
 # The peers that benchmarks compare with. Nothing of them may start on this host.
 BENCH_DNS_PACKAGES := nsd knot unbound dnsmasq-base dnsperf dnsutils iproute2 util-linux iptables ipset
+BENCH_DHCP_PACKAGES := kea-dhcp4-server kea-dhcp6-server kea-admin isc-dhcp-server dnsmasq-base iproute2 util-linux iptables ipset
 BENCHFLAGS ?=
 
-.PHONY: bench-dns
-bench-dns: need-root build ## DNS beside NSD, Knot, Unbound, dnsmasq and CoreDNS (BENCHFLAGS=-quick: a first impression)
-	@missing=""; for p in $(BENCH_DNS_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+define install_peers
+	@missing=""; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing$$missing"; \
 		if [ ! -e /usr/sbin/policy-rc.d ]; then trap 'rm -f /usr/sbin/policy-rc.d' EXIT; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; fi; \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
+endef
+
+.PHONY: bench-dns
+bench-dns: need-root build ## DNS beside NSD, Knot, Unbound, dnsmasq and CoreDNS (BENCHFLAGS=-quick: a first impression)
+	$(call install_peers,$(BENCH_DNS_PACKAGES))
 	$(GO) run ./internal/bench/dns -gatehouse $(BIN) $(BENCHFLAGS)
+
+.PHONY: bench-dhcp
+bench-dhcp: need-root build ## DHCP beside Kea, ISC dhcpd and dnsmasq (BENCHFLAGS=-quick: a first impression)
+	$(call install_peers,$(BENCH_DHCP_PACKAGES))
+	$(GO) run ./internal/bench/dhcp -gatehouse $(BIN) $(BENCHFLAGS)
 
 .PHONY: vulncheck
 vulncheck: ## known vulnerabilities of the libraries in use (asks the vulnerability database)

@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 	"internal/netlab":     {},
 	"internal/polgen":     {"vpc"},
 	"internal/acceptance": {"..."},
+	"internal/bench/dhcp": {"..."},
 	"internal/bench/dns":  {"..."},
 }
 
@@ -50,7 +51,7 @@ var testsMayImport = []string{"internal/netlab", "internal/polgen", "configs", "
 
 // onlyIn lists libraries that only some packages may import directly.
 var onlyIn = map[string][]string{
-	"os/exec":                             {"firewall/iptables", "firewall/ipset", "internal/netlab", "internal/bench/dns"},
+	"os/exec":                             {"firewall/iptables", "firewall/ipset", "internal/netlab", "internal/bench/dhcp", "internal/bench/dns"},
 	"github.com/miekg/dns":                {"server/dns"},
 	"github.com/insomniacslk/dhcp":        {"server/dhcp4", "server/dhcp6"},
 	"github.com/coreos/go-iptables":       {"firewall/iptables"},
