@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"regexp"
 	"slices"
 	"testing"
@@ -29,7 +30,7 @@ func step(r *rand.Rand, s *Spec) *Spec {
 		return out
 	}
 	var next *Spec
-	switch r.IntN(9) {
+	switch r.IntN(12) {
 	case 0:
 		i := map[string]int{"net-0": 0, "net-1": 1}[vpc]
 		v := &VPCSpec{Name: vpc, CIDRBlock: px(fmt.Sprintf("10.%d.0.0/16", i)), IPv6CIDRBlock: px(fmt.Sprintf("fd00:0:0:%d00::/56", i)), NATGateway: r.IntN(2) == 0}
@@ -41,11 +42,19 @@ func step(r *rand.Rand, s *Spec) *Spec {
 		next, _ = Set(s, Host{}, vpc, w, ApplyOptions{})
 	case 3:
 		g := &GroupSpec{Name: name("group"), Rules: manyRules(r.IntN(4), "10.0.0.0/8")}
+		for _, peer := range []Peer{{Kind: PeerGroup, Name: name("group")}, {Kind: PeerGroup, Name: g.Name}, {Kind: PeerList, Name: name("list")}} {
+			if r.IntN(3) == 0 {
+				g.Rules = append(g.Rules, &RuleSpec{Direction: Ingress, Policy: Accept, Protocol: ProtocolTCP, Priority: 1 + r.IntN(100), Source: peer})
+			}
+		}
 		r.Shuffle(len(g.Rules), func(i, j int) { g.Rules[i], g.Rules[j] = g.Rules[j], g.Rules[i] })
 		next, _ = Set(s, Host{}, vpc, g, ApplyOptions{})
 	case 4, 5:
 		i := &InstanceSpec{Name: name("vm"), Interfaces: []*InterfaceSpec{{MAC: mac(r.IntN(6) + 1), VSwitch: name("sw"), SecurityGroups: groups()}}}
 		i.SetDefaults()
+		if r.IntN(4) == 0 {
+			i.Interfaces = append(i.Interfaces, &InterfaceSpec{MAC: mac(r.IntN(6) + 11), VSwitch: name("sw"), SecurityGroups: groups()})
+		}
 		next, _ = Set(s, Host{}, vpc, i, ApplyOptions{})
 	case 6:
 		for o := range s.Objects(KindVSwitch) {
@@ -54,10 +63,31 @@ func step(r *rand.Rand, s *Spec) *Spec {
 				break
 			}
 		}
+	case 7:
+		next, _ = Set(s, Host{}, vpc, &PrefixListSpec{Name: name("list"), Family: "ipv4", Entries: slices.Repeat([]netip.Prefix{px("192.0.2.0/24")}, r.IntN(2))}, ApplyOptions{})
+	case 8:
+		a := &ACLSpec{Name: name("acl"), Ingress: []*EntrySpec{{Policy: Accept, Source: Peer{Kind: PeerList, Name: name("list")}}}}
+		if next, _ = Set(s, Host{}, vpc, a, ApplyOptions{}); next != nil {
+			w := vswitch(r.IntN(4))
+			w.NetworkACL = a.Name
+			if attached, _ := Set(next, Host{}, vpc, w, ApplyOptions{}); attached != nil {
+				next = attached
+			}
+		}
+	case 9:
+		z := &PrivateZoneSpec{Name: name("zone") + ".example", Records: []*RecordSpec{{Name: "a", Type: "A", Value: "192.0.2.1", TTL: 60}}}
+		if in := []string{vpc, ""}[r.IntN(2)]; in == "" {
+			z.VPCs = []string{vpc}
+			next, _ = Set(s, Host{}, "", z, ApplyOptions{})
+		} else {
+			next, _ = Set(s, Host{}, in, z, ApplyOptions{})
+		}
 	default:
-		kind := []Kind{KindInstance, KindSecurityGroup, KindVSwitch, KindVPC}[r.IntN(4)]
-		prefix := map[Kind]string{KindInstance: "vm", KindSecurityGroup: "group", KindVSwitch: "sw", KindVPC: "net"}[kind]
-		next, _ = Delete(s, Host{}, kind, "", name(prefix))
+		kind := []Kind{KindInstance, KindSecurityGroup, KindVSwitch, KindVPC, KindPrefixList, KindNetworkACL, KindZone}[r.IntN(7)]
+		prefix := map[Kind]string{KindInstance: "vm", KindSecurityGroup: "group", KindVSwitch: "sw", KindVPC: "net",
+			KindPrefixList: "list", KindNetworkACL: "acl", KindZone: "zone"}[kind]
+		suffix := map[bool]string{true: ".example"}[kind == KindZone]
+		next, _ = Delete(s, Host{}, kind, "", name(prefix)+suffix)
 	}
 	if next == nil {
 		return s

@@ -52,7 +52,7 @@ func (e Endpoint) Address(f Family) netip.Addr {
 // (ErrAmbiguous), what is not there with ErrNotFound.
 func (s *Snapshot) Resolve(ref string) (Endpoint, error) {
 	if ref == "internet" {
-		return Endpoint{Kind: EndpointInternet, Name: ref, internet: [2]netip.Addr{s.internet(IPv4), s.internet(IPv6)}}, nil
+		return Endpoint{Kind: EndpointInternet, Name: ref, internet: s.internet()}, nil
 	}
 	if a, err := netip.ParseAddr(ref); err == nil {
 		if !plain(a) {
@@ -134,9 +134,15 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("4000::/2"), netip.MustParsePrefix("8000::/1"),
 }
 
-// internet returns an address of the family outside every VPC that no rule, entry or prefix list names otherwise than by
+// internet returns an address of each family for "internet". To find them is some work, which is done at most once.
+func (s *Snapshot) internet() [2]netip.Addr {
+	s.outside.Do(func() { s.outsideAddr = [2]netip.Addr{s.internetAddr(IPv4), s.internetAddr(IPv6)} })
+	return s.outsideAddr
+}
+
+// internetAddr returns an address of the family outside every VPC that no rule, entry or prefix list names otherwise than by
 // /0: the first such one from 8.0.0.1 or 2600::1 on. Should the rules leave none, it is that address.
-func (s *Snapshot) internet(f Family) netip.Addr {
+func (s *Snapshot) internetAddr(f Family) netip.Addr {
 	start := netip.MustParseAddr("8.0.0.1")
 	if f == IPv6 {
 		start = netip.MustParseAddr("2600::1")

@@ -1,14 +1,21 @@
 package vpc
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Snapshot is one revision of the desired state, resolved: names have become pointers, and everything can be looked up.
 // It is immutable and safe for any number of readers; whoever needs a consistent answer takes it once.
+//
+// What has not changed is not made again. Objects of a Spec are immutable and shared between revisions, so that the same
+// pointer (Interface.InterfaceSpec, SecurityGroup.GroupSpec …) means the same content. A VPC in which nothing has changed
+// is shared as a whole. In one that has, all resolved objects are new, because they point to each other, but the Specs
+// in them tell which have changed. Compare finds these; whoever keeps something that follows from a snapshot keeps the
+// snapshot beside it, and brings it up to date with what Compare says. The result must equal what a start from nothing
+// gives, and tests say that it does.
 type Snapshot struct {
 	Revision uint64
 	Spec     *Spec
@@ -22,9 +29,13 @@ type Snapshot struct {
 	Instances   []*Instance      // by ID
 	Interfaces  []*Interface     // by ID
 
-	interfaceByAddr map[netip.Addr]*Interface
-	interfaceByMAC  map[MAC]*Interface
-	gateways        map[netip.Addr]*VSwitch
+	slots    []*Interface // each has its place from one snapshot to the next; nil: free
+	byAddr   map[netip.Addr]int32
+	byMAC    map[MAC]int32
+	gateways map[netip.Addr]*VSwitch
+
+	outside     sync.Once     // fills outsideAddr
+	outsideAddr [2]netip.Addr // see internet
 }
 
 // VPC is a VPC of a snapshot.
@@ -38,6 +49,7 @@ type VPC struct {
 	Instances []*Instance
 	Zones     []*PrivateZoneSpec // its own and those it shares
 	prefixes  []netip.Prefix
+	sets      [][]*SecurityGroup // the sets of groups that interfaces have
 }
 
 // VSwitch is a vSwitch of a snapshot.
@@ -47,6 +59,7 @@ type VSwitch struct {
 	ACL              *NetworkACL // nil: unfiltered
 	EnrollmentGroups []*SecurityGroup
 	Interfaces       []*Interface // by ID
+	pos              int32        // in VPC.VSwitches
 }
 
 // SecurityGroup is a security group of a snapshot.
@@ -55,6 +68,7 @@ type SecurityGroup struct {
 	VPC     *VPC
 	Rules   []*Rule      // as declared
 	Members []*Interface // by ID
+	pos     int32        // in VPC.Groups
 }
 
 // Rule is one rule of a group with its references resolved.
@@ -93,6 +107,7 @@ type Instance struct {
 	*InstanceSpec
 	VPC        *VPC
 	Interfaces []*Interface // as declared: the first is the primary one
+	pos        int32        // in VPC.Instances
 }
 
 // Interface is a network interface of a snapshot.
@@ -100,145 +115,26 @@ type Interface struct {
 	*InterfaceSpec
 	Instance *Instance
 	VSwitch  *VSwitch
-	Groups   []*SecurityGroup // by ID, each once
-}
-
-// NewSnapshot resolves a complete, valid Spec (see Validate). The Spec must not be changed afterwards.
-// References that do not resolve, which Validate refuses, are left nil.
-func NewSnapshot(spec *Spec, host Host, revision uint64) *Snapshot {
-	s := &Snapshot{
-		Revision: revision, Spec: spec, Host: host,
-		interfaceByAddr: map[netip.Addr]*Interface{},
-		interfaceByMAC:  map[MAC]*Interface{},
-		gateways:        map[netip.Addr]*VSwitch{},
-	}
-	for _, v := range spec.VPCs {
-		s.addVPC(v)
-	}
-	for _, z := range spec.PrivateZones {
-		for _, v := range s.VPCs {
-			if slices.Contains(z.VPCs, v.Name) {
-				v.Zones = append(v.Zones, z)
-			}
-		}
-	}
-	slices.SortFunc(s.VPCs, func(a, b *VPC) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(s.VSwitches, func(a, b *VSwitch) int { return strings.Compare(a.ID, b.ID) })
-	slices.SortFunc(s.Groups, func(a, b *SecurityGroup) int { return strings.Compare(a.ID, b.ID) })
-	slices.SortFunc(s.PrefixLists, func(a, b *PrefixList) int { return strings.Compare(a.ID, b.ID) })
-	slices.SortFunc(s.NetworkACLs, func(a, b *NetworkACL) int { return strings.Compare(a.ID, b.ID) })
-	slices.SortFunc(s.Instances, func(a, b *Instance) int { return strings.Compare(a.ID, b.ID) })
-	byID := func(a, b *Interface) int { return strings.Compare(a.ID, b.ID) }
-	slices.SortFunc(s.Interfaces, byID)
-	for _, i := range s.Interfaces {
-		i.VSwitch.Interfaces = append(i.VSwitch.Interfaces, i)
-		for _, g := range i.Groups {
-			g.Members = append(g.Members, i)
-		}
-	}
-	return s
-}
-
-func (s *Snapshot) addVPC(spec *VPCSpec) {
-	v := &VPC{VPCSpec: spec, Domain: strings.TrimSuffix(spec.Domain, ".")}
-	if v.Domain == "" {
-		v.Domain = s.Host.Region + ".ecs.internal"
-	}
-	v.prefixes = append([]netip.Prefix{spec.CIDRBlock}, spec.SecondaryCIDRBlocks...)
-	if spec.IPv6CIDRBlock.IsValid() {
-		v.prefixes = append(v.prefixes, spec.IPv6CIDRBlock)
-	}
-	v.Zones = slices.Clone(spec.PrivateZones)
-	s.VPCs = append(s.VPCs, v)
-
-	lists := map[string]*PrefixList{}
-	for _, p := range spec.PrefixLists {
-		l := &PrefixList{PrefixListSpec: p, VPC: v}
-		lists[p.Name] = l
-		v.Lists = append(v.Lists, l)
-		s.PrefixLists = append(s.PrefixLists, l)
-	}
-	acls := map[string]*NetworkACL{}
-	for _, a := range spec.NetworkACLs {
-		acl := &NetworkACL{ACLSpec: a, VPC: v}
-		for i, e := range a.Ingress {
-			acl.Ingress = append(acl.Ingress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Source, List: lists[e.Source.Name]})
-		}
-		for i, e := range a.Egress {
-			acl.Egress = append(acl.Egress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Destination, List: lists[e.Destination.Name]})
-		}
-		acls[a.Name] = acl
-		v.ACLs = append(v.ACLs, acl)
-		s.NetworkACLs = append(s.NetworkACLs, acl)
-	}
-	groups := map[string]*SecurityGroup{}
-	for _, g := range spec.SecurityGroups {
-		sg := &SecurityGroup{GroupSpec: g, VPC: v}
-		groups[g.Name] = sg
-		v.Groups = append(v.Groups, sg)
-		s.Groups = append(s.Groups, sg)
-	}
-	for _, g := range v.Groups {
-		for _, r := range g.GroupSpec.Rules {
-			rule := &Rule{RuleSpec: r, Group: g}
-			switch p := r.Peer(); p.Kind {
-			case PeerGroup:
-				rule.PeerGroup = groups[p.Name]
-			case PeerList:
-				rule.PeerList = lists[p.Name]
-			}
-			g.Rules = append(g.Rules, rule)
-		}
-	}
-	switches := map[string]*VSwitch{}
-	for _, w := range spec.VSwitches {
-		sw := &VSwitch{VSwitchSpec: w, VPC: v, ACL: acls[w.NetworkACL], EnrollmentGroups: pickGroups(groups, w.EnrollmentGroups)}
-		switches[w.Name] = sw
-		v.VSwitches = append(v.VSwitches, sw)
-		s.VSwitches = append(s.VSwitches, sw)
-		for _, f := range Families() {
-			if g := sw.GatewayAddr(f); g.IsValid() {
-				s.gateways[g] = sw
-			}
-		}
-	}
-	for _, i := range spec.Instances {
-		inst := &Instance{InstanceSpec: i, VPC: v}
-		for _, n := range i.Interfaces {
-			sw := switches[n.VSwitch]
-			if sw == nil {
-				continue
-			}
-			nic := &Interface{InterfaceSpec: n, Instance: inst, VSwitch: sw, Groups: pickGroups(groups, n.SecurityGroups)}
-			inst.Interfaces = append(inst.Interfaces, nic)
-			s.Interfaces = append(s.Interfaces, nic)
-			s.interfaceByMAC[n.MAC] = nic
-			for a := range nic.Addrs {
-				s.interfaceByAddr[a] = nic
-			}
-		}
-		v.Instances = append(v.Instances, inst)
-		s.Instances = append(s.Instances, inst)
-	}
-}
-
-// pickGroups returns the named groups by ID, each once.
-func pickGroups(all map[string]*SecurityGroup, names []string) []*SecurityGroup {
-	out := make([]*SecurityGroup, 0, len(names))
-	for _, n := range names {
-		if g := all[n]; g != nil && !slices.Contains(out, g) {
-			out = append(out, g)
-		}
-	}
-	slices.SortFunc(out, func(a, b *SecurityGroup) int { return cmp.Compare(a.ID, b.ID) })
-	return out
+	Groups   []*SecurityGroup // by ID, each once; those with the same groups may share the list
+	set      int32            // Groups in VPC.sets
+	slot     int32            // its place in Snapshot.slots
 }
 
 // InterfaceByAddr returns the interface that has the address, primary or secondary, of either family.
-func (s *Snapshot) InterfaceByAddr(a netip.Addr) *Interface { return s.interfaceByAddr[a] }
+func (s *Snapshot) InterfaceByAddr(a netip.Addr) *Interface {
+	if slot, ok := s.byAddr[a]; ok {
+		return s.slots[slot]
+	}
+	return nil
+}
 
 // InterfaceByMAC returns the interface with that MAC; MACs are unique on a gateway.
-func (s *Snapshot) InterfaceByMAC(m MAC) *Interface { return s.interfaceByMAC[m] }
+func (s *Snapshot) InterfaceByMAC(m MAC) *Interface {
+	if slot, ok := s.byMAC[m]; ok {
+		return s.slots[slot]
+	}
+	return nil
+}
 
 // VSwitchByID returns the vSwitch with that ID; nil if there is none.
 func (s *Snapshot) VSwitchByID(id string) *VSwitch {
