@@ -97,19 +97,66 @@ else
 	unshare --net --mount sh -c 'mount -t tmpfs run /run && ip link set lo up && exec $(BIN) serve --config configs/gatehouse.yaml --state-dir $(CURDIR)/run/state --socket $(CURDIR)/run/api.sock'
 endif
 
-.PHONY: install
-install: need-root deps-runtime build ## put it on this host
-	install -Dm755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/gatehouse
+# The files of an installation below $(DESTDIR), the same whether make install or a package puts them there.
+SBINDIR = $(DESTDIR)$(PREFIX)/sbin
+LIBDIR  = $(DESTDIR)$(PREFIX)/lib
+DATADIR = $(DESTDIR)$(PREFIX)/share
+ZSHDIR  = $(DATADIR)/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+UNITS  := gatehouse.service gatehouse-base.service
+
+.PHONY: stage
+stage: build
+	install -Dm755 $(BIN) $(SBINDIR)/gatehouse
 	[ -e $(DESTDIR)/etc/gatehouse/gatehouse.yaml ] || install -Dm644 configs/gatehouse.yaml $(DESTDIR)/etc/gatehouse/gatehouse.yaml
-	sed 's|@SBIN@|$(PREFIX)/sbin|' systemd/gatehouse.service > $(BIN).service
-	install -Dm644 $(BIN).service $(DESTDIR)/etc/systemd/system/gatehouse.service
-	@echo "edit /etc/gatehouse/gatehouse.yaml, then: systemctl daemon-reload && systemctl enable --now gatehouse"
+	install -d $(LIBDIR)/systemd/system
+	for u in $(UNITS); do sed 's|@SBIN@|$(PREFIX)/sbin|' systemd/$$u >$(LIBDIR)/systemd/system/$$u && chmod 644 $(LIBDIR)/systemd/system/$$u || exit; done
+	install -Dm644 systemd/gatehouse.sysusers $(LIBDIR)/sysusers.d/gatehouse.conf
+	install -Dm644 systemd/gatehouse.tmpfiles $(LIBDIR)/tmpfiles.d/gatehouse.conf
+	install -Dm644 systemd/gatehouse.modules $(LIBDIR)/modules-load.d/gatehouse.conf
+	install -d $(DATADIR)/man/man8 $(DATADIR)/bash-completion/completions $(ZSHDIR) $(DATADIR)/fish/vendor_completions.d
+	env -u GATEHOUSE_SOCKET $(BIN) docs man $(DATADIR)/man/man8
+	gzip -9nf $(DATADIR)/man/man8/gatehouse*.8
+	$(BIN) completion bash >$(DATADIR)/bash-completion/completions/gatehouse
+	$(BIN) completion zsh >$(ZSHDIR)/_gatehouse
+	$(BIN) completion fish >$(DATADIR)/fish/vendor_completions.d/gatehouse.fish
+	install -d $(DATADIR)/doc/gatehouse/examples
+	install -m644 README.md configs/examples/*.yaml $(DATADIR)/doc/gatehouse/examples
+	mv $(DATADIR)/doc/gatehouse/examples/README.md $(DATADIR)/doc/gatehouse/
+
+.PHONY: install
+install: need-root deps-runtime stage ## put it on this host
+ifeq ($(DESTDIR),)
+	systemd-sysusers gatehouse.conf
+	systemd-tmpfiles --create gatehouse.conf
+	-[ ! -d /run/systemd/system ] || systemctl restart systemd-modules-load.service
+	@echo "edit /etc/gatehouse/gatehouse.yaml (or run: gatehouse init), then: systemctl daemon-reload && systemctl enable --now gatehouse"
+endif
 
 .PHONY: uninstall
-uninstall: need-root ## remove the program and its unit; configuration and state are kept
-	-systemctl disable --now gatehouse 2>/dev/null
-	-$(DESTDIR)$(PREFIX)/sbin/gatehouse teardown --offline
-	rm -f $(DESTDIR)$(PREFIX)/sbin/gatehouse $(DESTDIR)/etc/systemd/system/gatehouse.service
+uninstall: need-root ## remove the program and its units; configuration and state are kept
+	-systemctl disable --now $(UNITS) 2>/dev/null
+	-$(SBINDIR)/gatehouse teardown --offline
+	rm -f $(SBINDIR)/gatehouse $(addprefix $(LIBDIR)/systemd/system/,$(UNITS))
+	rm -f $(LIBDIR)/sysusers.d/gatehouse.conf $(LIBDIR)/tmpfiles.d/gatehouse.conf $(LIBDIR)/modules-load.d/gatehouse.conf
+	rm -f $(DATADIR)/man/man8/gatehouse*.8.gz $(DATADIR)/bash-completion/completions/gatehouse
+	rm -f $(ZSHDIR)/_gatehouse $(DATADIR)/fish/vendor_completions.d/gatehouse.fish
+	rm -rf $(DATADIR)/doc/gatehouse
+
+# A package's version begins with a digit; what has no tag yet sorts before everything that will have one.
+DEB_VERSION ?= $(shell v=$$(git describe --tags --dirty=+dirty 2>/dev/null) && [[ $$v == v[0-9]* ]] && sed 's/^v//; s/-/+/' <<<$$v || \
+	git log -1 --date=format:%Y%m%d%H%M%S --format=0.0~git%cd.%h)
+DIST ?= $(CURDIR)/dist
+DEB   = $(DIST)/gatehouse_$(DEB_VERSION)_$(shell dpkg --print-architecture 2>/dev/null).deb
+
+.PHONY: deb
+deb: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null)
+deb: ## dist/gatehouse_VERSION_ARCH.deb, the same bytes from the same commit
+	rm -rf $(DIST)/stage
+	umask 022 && $(MAKE) --no-print-directory -s stage DESTDIR=$(DIST)/stage PREFIX=/usr BIN=$(DIST)/gatehouse VERSION='$(DEB_VERSION)'
+	GO=$(GO) systemd/debian/copyright.sh >$(DIST)/stage/usr/share/doc/gatehouse/copyright
+	systemd/debian/build.sh $(DIST)/stage '$(DEB_VERSION)' $(DEB)
+	rm -rf $(DIST)/stage $(DIST)/gatehouse
+	@echo $(DEB)
 
 .PHONY: clean
 clean: ## remove what was built

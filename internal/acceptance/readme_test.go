@@ -16,7 +16,7 @@ import (
 // the installed unit says and waits until it is ready. The booted system has the real ones.
 var readmeStubs = map[string]string{
 	"sudo": `exec "$@"`,
-	"systemctl": `unit=/etc/systemd/system/gatehouse.service
+	"systemctl": `unit=/usr/local/lib/systemd/system/gatehouse.service
 test -f $unit
 case "$*" in
 daemon-reload) ;;
@@ -97,7 +97,7 @@ func TestTheREADMEsCommandsWork(t *testing.T) {
 		}
 	}
 	// What is installed goes to a private copy of the directories that make install writes to.
-	if _, err := host.Script(ctx, "mount -t tmpfs sbin /usr/local/sbin\nip addr add 192.0.2.10/24 dev eth0\nip route add default via 192.0.2.1\n"); err != nil {
+	if _, err := host.Script(ctx, "rm -rf /etc/gatehouse /var/lib/gatehouse\nmkdir /run/upper /run/work\nmount -t overlay -o lowerdir=/usr/local,upperdir=/run/upper,workdir=/run/work local /usr/local\nip addr add 192.0.2.10/24 dev eth0\nip route add default via 192.0.2.1\n"); err != nil {
 		t.Fatal(err)
 	}
 	for _, block := range blocks[1:] {
