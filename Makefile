@@ -16,7 +16,7 @@ BIN     := bin/gatehouse
 # What the program needs at run time, what the demo's guests need, and what the tests run beside it.
 RUNTIME_PACKAGES := iptables ipset
 DEMO_PACKAGES    := $(RUNTIME_PACKAGES) iproute2 isc-dhcp-client dnsutils iputils-ping util-linux procps hostname
-TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc git conntrack gcc libc6-dev
+TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc dhcpcd-base systemd git conntrack gcc libc6-dev
 
 # build
 .PHONY: build
