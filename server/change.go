@@ -35,58 +35,81 @@ func (g *Gateway) Apply(ctx context.Context, r api.ApplyRequest) (*api.ApplyResu
 	if manifest == nil {
 		return nil, err
 	}
-	g.change.Lock()
-	current, revision := g.store.State()
-	candidate, err := g.candidate(ctx, current, manifest, r.Prune)
-	if err != nil {
-		g.change.Unlock()
-		return nil, err
-	}
-	changes := vpc.Diff(current, candidate)
-	if r.DryRun {
-		g.change.Unlock()
-		return g.result(revision, changes), nil
-	}
 	names := make([]string, len(r.Files))
 	for i, f := range r.Files {
 		names[i] = f.Name
 	}
-	if r.Confirm > 0 && len(changes) > 0 {
-		if err := g.confirm.begin(g, revision, r.Confirm); err != nil {
-			g.change.Unlock()
-			return nil, err
-		}
-	}
-	result, err := g.commit(ctx, revision, candidate, changes, audit{r.User, "apply", strings.Join(names, " ")}, r.NoWait, r.Timeout)
-	if r.Confirm > 0 && err != nil && g.stored.Load().Revision == revision {
-		g.confirm.cancel(g) // nothing was stored: nothing is to be undone
-	}
-	return result, err
+	options := editOptions{dryRun: r.DryRun, confirm: r.Confirm, noWait: r.NoWait, timeout: r.Timeout}
+	return g.edit(ctx, audit{user: r.User, verb: "apply"}, options, func(current *vpc.Spec, _ uint64) (*vpc.Spec, string, error) {
+		candidate, err := g.candidate(ctx, current, manifest, r.Prune)
+		return candidate, strings.Join(names, " "), err
+	})
 }
 
 // audit says who asks for a change and how.
 type audit struct{ user, verb, summary string }
 
-// commit stores a candidate and waits until it is in force. The caller holds g.change; commit releases it.
-func (g *Gateway) commit(ctx context.Context, base uint64, candidate *vpc.Spec, changes []vpc.Change, a audit, noWait bool, timeout time.Duration) (*api.ApplyResult, error) {
-	revision := base
-	if len(changes) > 0 {
-		var err error
-		revision, err = g.storeSpec(ctx, base, candidate, changes, a)
-		if err != nil {
-			g.change.Unlock()
-			return nil, err
+// editOptions say how a change is carried out.
+type editOptions struct {
+	dryRun  bool          // say what would change, and change nothing
+	confirm time.Duration // undo it after so long unless it is confirmed; 0: keep it
+	undo    bool          // it undoes the change that waits for its confirmation
+	ifMatch uint64        // refuse unless this is the newest revision; 0: whatever is
+	noWait  bool          // return when it is stored
+	timeout time.Duration // how long to wait until it is in force; 0: a minute
+}
+
+// edit is the one way in which people change the desired state: f makes the new state from the current one and says in a
+// word what it was about; one change at a time, nobody else's in between. It returns when the change is in force.
+func (g *Gateway) edit(ctx context.Context, a audit, o editOptions, f func(current *vpc.Spec, revision uint64) (*vpc.Spec, string, error)) (*api.ApplyResult, error) {
+	revision, changes, err := g.storeEdit(ctx, a, o, f)
+	if err != nil {
+		return nil, err
+	}
+	if !o.dryRun && !o.noWait {
+		if err := g.waitInForce(ctx, revision, o.timeout); err != nil {
+			return nil, &api.Error{Code: api.CodeNotInForce, Message: err.Error()}
 		}
-		g.reload()
-	}
-	g.change.Unlock()
-	if noWait {
-		return g.result(revision, changes), nil
-	}
-	if err := g.waitInForce(ctx, revision, timeout); err != nil {
-		return nil, &api.Error{Code: api.CodeNotInForce, Message: err.Error()}
 	}
 	return g.result(revision, changes), nil
+}
+
+// storeEdit is edit up to the store.
+func (g *Gateway) storeEdit(ctx context.Context, a audit, o editOptions, f func(*vpc.Spec, uint64) (*vpc.Spec, string, error)) (uint64, []vpc.Change, error) {
+	g.change.Lock()
+	defer g.change.Unlock()
+	current, revision := g.store.State()
+	if o.ifMatch != 0 && o.ifMatch != revision {
+		return 0, nil, api.Errorf(api.CodeConflict, "revision %d is the newest, not %d: read it again", revision, o.ifMatch)
+	}
+	candidate, summary, err := f(current, revision)
+	if err != nil {
+		return 0, nil, err
+	}
+	changes := vpc.Diff(current, candidate)
+	if o.dryRun || len(changes) == 0 {
+		return revision, changes, nil
+	}
+	if !o.undo {
+		if err := g.confirm.guard(); err != nil {
+			return 0, nil, err
+		}
+	}
+	if o.confirm > 0 {
+		if err := g.confirm.begin(ctx, g, revision, o.confirm, a.user); err != nil {
+			return 0, nil, err
+		}
+	}
+	a.summary = summary
+	stored, err := g.storeSpec(ctx, revision, candidate, changes, a)
+	if err != nil {
+		if o.confirm > 0 {
+			err = errors.Join(err, g.confirm.forget(ctx, g)) // nothing was stored: nothing is to be undone
+		}
+		return 0, nil, err
+	}
+	g.reload()
+	return stored, changes, nil
 }
 
 func (g *Gateway) storeSpec(ctx context.Context, base uint64, candidate *vpc.Spec, changes []vpc.Change, a audit) (uint64, error) {
@@ -281,33 +304,32 @@ func (g *Gateway) Put(ctx context.Context, r api.PutRequest) (*api.ApplyResult, 
 	if err := json.Unmarshal(r.Body, &fields); err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "read the object: %v", err)
 	}
-	g.change.Lock()
-	current, revision := g.store.State()
-	manifest, err := objectManifest(current, r, fields)
-	if err != nil {
-		g.change.Unlock()
-		return nil, err
-	}
-	text, err := json.Marshal(manifest)
-	if err != nil {
-		g.change.Unlock()
-		return nil, fmt.Errorf("write the object: %w", err)
-	}
-	wanted, err := parseFiles([]api.File{{Content: text}})
-	if wanted == nil {
-		g.change.Unlock()
-		return nil, withoutFile(err)
-	}
-	candidate, err := g.candidate(ctx, current, wanted, false)
-	if err != nil {
-		g.change.Unlock()
-		return nil, withoutFile(err)
-	}
 	verb := "set"
 	if r.Create {
 		verb = "create"
 	}
-	return g.commit(ctx, revision, candidate, vpc.Diff(current, candidate), audit{r.User, verb, string(r.Kind) + " " + r.Name}, r.NoWait, r.Timeout)
+	options := editOptions{ifMatch: r.IfMatch, noWait: r.NoWait, timeout: r.Timeout}
+	return g.edit(ctx, audit{user: r.User, verb: verb}, options, func(current *vpc.Spec, _ uint64) (*vpc.Spec, string, error) {
+		candidate, err := g.putCandidate(ctx, current, r, fields)
+		return candidate, string(r.Kind) + " " + r.Name, withoutFile(err)
+	})
+}
+
+// putCandidate is the state with one object as it was sent.
+func (g *Gateway) putCandidate(ctx context.Context, current *vpc.Spec, r api.PutRequest, fields map[string]any) (*vpc.Spec, error) {
+	tree, err := objectManifest(current, r, fields)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(tree)
+	if err != nil {
+		return nil, fmt.Errorf("write the object: %w", err)
+	}
+	manifest, err := parseFiles([]api.File{{Content: text}})
+	if manifest == nil {
+		return nil, err
+	}
+	return g.candidate(ctx, current, manifest, false)
 }
 
 // withoutFile drops files and lines that the user never saw.
@@ -323,19 +345,15 @@ func withoutFile(err error) error {
 
 // Delete removes one object, unless something still uses it.
 func (g *Gateway) Delete(ctx context.Context, r api.DeleteRequest) (*api.ApplyResult, error) {
-	g.change.Lock()
-	current, revision := g.store.State()
-	vpcName, name := splitName(r.VPC, r.Name)
-	candidate, problems := vpc.Delete(current, g.host(), r.Kind, vpcName, name)
-	if len(problems) > 0 {
-		g.change.Unlock()
-		return nil, refusedProblems(problems)
-	}
-	if err := g.check(ctx, current, candidate); err != nil {
-		g.change.Unlock()
-		return nil, err
-	}
-	return g.commit(ctx, revision, candidate, vpc.Diff(current, candidate), audit{r.User, "delete", string(r.Kind) + " " + r.Name}, r.NoWait, r.Timeout)
+	options := editOptions{ifMatch: r.IfMatch, noWait: r.NoWait, timeout: r.Timeout}
+	return g.edit(ctx, audit{user: r.User, verb: "delete"}, options, func(current *vpc.Spec, _ uint64) (*vpc.Spec, string, error) {
+		vpcName, name := splitName(r.VPC, r.Name)
+		candidate, problems := vpc.Delete(current, g.host(), r.Kind, vpcName, name)
+		if len(problems) > 0 {
+			return nil, "", refusedProblems(problems)
+		}
+		return candidate, string(r.Kind) + " " + r.Name, g.check(ctx, current, candidate)
+	})
 }
 
 // splitName reads VPC/NAME; a VPC given apart goes before.
@@ -346,34 +364,11 @@ func splitName(vpcName, name string) (string, string) {
 	return vpcName, name
 }
 
-// Rollback makes an earlier revision's state the newest one; 0 means before the last change, or before an unconfirmed one.
-func (g *Gateway) Rollback(ctx context.Context, to uint64, user string) (*api.ApplyResult, error) {
-	if base, pending := g.confirm.cancel(g); pending && to == 0 {
-		to = base
-	}
-	return g.rollback(ctx, to, user, "rollback")
-}
-
-func (g *Gateway) rollback(ctx context.Context, to uint64, user, verb string) (*api.ApplyResult, error) {
-	g.change.Lock()
-	current, revision := g.store.State()
-	if to == 0 && revision > 0 {
-		to = revision - 1
-	}
-	old, err := g.store.Revision(to)
-	if err != nil {
-		g.change.Unlock()
-		return nil, api.Errorf(api.CodeNotFound, "revision %d: %v", to, err)
-	}
-	if problems := vpc.Validate(old, g.host()); len(problems) > 0 {
-		g.change.Unlock()
-		return nil, refusedProblems(problems)
-	}
-	return g.commit(ctx, revision, old, vpc.Diff(current, old), audit{user, verb, "to revision " + strconv.FormatUint(to, 10)}, false, 0)
-}
-
-// Events gives the audit log from a revision on, oldest first.
+// Events gives the audit log, oldest first: from a revision on, or with 0 the newest entries.
 func (g *Gateway) Events(_ context.Context, from uint64, max int) ([]api.Event, error) {
+	if _, newest := g.store.State(); from == 0 && newest > uint64(max) {
+		from = newest - uint64(max) + 1
+	}
 	stored, err := g.store.Events(from, max)
 	if err != nil {
 		return nil, err

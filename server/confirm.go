@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -13,28 +14,48 @@ import (
 // metaConfirm is where an unconfirmed change is remembered, so that a restart does not make it permanent.
 const metaConfirm = "confirm"
 
-// confirmation is the change that `apply --confirm` made and that nobody has confirmed yet.
+// undoRetry is the pause before an undo that failed is tried again.
+const undoRetry = 10 * time.Second
+
+// confirmation is the change that `apply --confirm` made and that nobody has confirmed yet. While there is one, nobody else
+// changes anything: the undo would take it back.
 type confirmation struct {
 	mu      sync.Mutex
 	pending *pendingChange
 	timer   *time.Timer
+	err     error // why the last undo failed
 }
 
 // pendingChange is what is remembered of it.
 type pendingChange struct {
 	Base     uint64    `json:"base"` // the revision to go back to
 	Deadline time.Time `json:"deadline"`
+	User     string    `json:"user"`
+}
+
+// waiting gives the change that waits for its confirmation; nil when there is none.
+func (c *confirmation) waiting() *pendingChange {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending
+}
+
+// guard refuses a change while another waits for its confirmation.
+func (c *confirmation) guard() error {
+	p := c.waiting()
+	if p == nil {
+		return nil
+	}
+	return api.Errorf(api.CodeConflict, "a change by %s waits for its confirmation until %s: run 'gatehouse confirm' or 'gatehouse rollback' first",
+		p.User, p.Deadline.Local().Format(time.TimeOnly))
 }
 
 // begin remembers durably, before the change is stored, that it must be undone at the deadline.
-func (c *confirmation) begin(g *Gateway, base uint64, after time.Duration) error {
+func (c *confirmation) begin(ctx context.Context, g *Gateway, base uint64, after time.Duration, user string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pending != nil {
-		return api.Errorf(api.CodeConflict, "another change waits for its confirmation: run 'gatehouse confirm' or 'gatehouse rollback' first")
-	}
-	p := &pendingChange{Base: base, Deadline: g.now().Add(after)}
-	if err := c.save(g, p); err != nil {
+	p := &pendingChange{Base: base, Deadline: g.now().Add(after), User: user}
+	if err := c.save(ctx, g, p); err != nil {
 		return err
 	}
 	c.arm(g, p, after)
@@ -60,48 +81,73 @@ func (c *confirmation) restore(g *Gateway) error {
 	return nil
 }
 
-func (c *confirmation) save(g *Gateway, p *pendingChange) error {
+func (c *confirmation) save(ctx context.Context, g *Gateway, p *pendingChange) error {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("remember the unconfirmed change: %w", err)
 	}
-	if err := g.store.PutMeta(context.Background(), metaConfirm, text); err != nil {
+	if err := g.store.PutMeta(ctx, metaConfirm, text); err != nil {
 		return fmt.Errorf("remember the unconfirmed change: %w", err)
 	}
 	return nil
 }
 
+// arm sets the time at which the change is undone. It needs the lock.
 func (c *confirmation) arm(g *Gateway, p *pendingChange, after time.Duration) {
-	c.pending = p
-	c.timer = time.AfterFunc(after, func() {
-		if base, pending := c.cancel(g); pending {
-			if _, err := g.rollback(context.Background(), base, "gatehouse", "unconfirmed"); err != nil {
-				g.log.Error("undo the unconfirmed change", "revision", base, "error", err)
-			}
-		}
-	})
+	c.pending, c.err = p, nil
+	c.timer = time.AfterFunc(after, func() { c.expire(g, p) })
 }
 
-// cancel forgets the pending change and says what it was based on.
-func (c *confirmation) cancel(g *Gateway) (base uint64, pending bool) {
+// expire undoes the change at its deadline, and goes on trying while that fails.
+func (c *confirmation) expire(g *Gateway, p *pendingChange) {
+	if c.waiting() != p {
+		return // confirmed meanwhile
+	}
+	_, err := g.undo(context.Background(), p, audit{"gatehouse", "unconfirmed", fmt.Sprintf("to revision %d", p.Base)})
+	if err == nil || isNotInForce(err) {
+		return
+	}
+	g.log.Error("undo the unconfirmed change", "revision", p.Base, "error", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending == p {
+		c.err = err
+		c.timer = time.AfterFunc(undoRetry, func() { c.expire(g, p) })
+	}
+}
+
+// forget makes the pending change permanent, or has done with it after it was undone.
+func (c *confirmation) forget(ctx context.Context, g *Gateway) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pending == nil {
-		return 0, false
+		return nil
 	}
-	base = c.pending.Base
+	if err := c.save(ctx, g, nil); err != nil {
+		return err
+	}
 	c.timer.Stop()
-	if err := c.save(g, nil); err != nil {
-		g.log.Error("confirm", "error", err)
-	}
-	c.pending = nil
-	return base, true
+	c.pending, c.err = nil, nil
+	return nil
+}
+
+// problem says why a change that nobody confirmed is still there; nil when all is well.
+func (c *confirmation) problem() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
 }
 
 // Confirm makes the pending change permanent.
-func (g *Gateway) Confirm(context.Context) error {
-	if _, pending := g.confirm.cancel(g); !pending {
+func (g *Gateway) Confirm(ctx context.Context) error {
+	if g.confirm.waiting() == nil {
 		return api.Errorf(api.CodeNotFound, "no change waits for a confirmation")
 	}
-	return nil
+	return g.confirm.forget(ctx, g)
+}
+
+// isNotInForce reports whether a change was stored, though the kernel does not carry it yet.
+func isNotInForce(err error) bool {
+	var e *api.Error
+	return errors.As(err, &e) && e.Code == api.CodeNotInForce
 }

@@ -29,7 +29,7 @@ func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
 		out = append(out, api.Finding{Level: api.LevelProblem, Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
 	for _, f := range g.links.Findings() {
-		if f.Code == link.FindingPlain {
+		if informs(f.Code) {
 			out = append(out, api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}

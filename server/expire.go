@@ -7,11 +7,13 @@ import (
 	"gatehouse/vpc"
 )
 
-// expiryInterval is how often enrolled instances are looked at.
-const expiryInterval = time.Hour
+// expiryInterval is how often enrolled instances are looked at, and how long one may be without any lease: whoever made it
+// asked for an address and never took it.
+const expiryInterval = 10 * time.Minute
 
 // runExpiry removes enrolled instances that have not been seen for enrollmentExpiry.
 func (g *Gateway) runExpiry(ctx context.Context) error {
+	leaseless := map[string]bool{} // IDs of enrolled instances that had no lease the last time
 	tick := time.NewTicker(expiryInterval)
 	defer tick.Stop()
 	for {
@@ -19,14 +21,14 @@ func (g *Gateway) runExpiry(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			g.expire(ctx)
+			leaseless = g.expire(ctx, leaseless)
 		}
 	}
 }
 
-// expired lists the enrolled instances whose last lease ended before the given time. One that has no lease at all is
-// younger than its first answer, and stays.
-func expired(s *vpc.Snapshot, leases []vpc.Lease, before time.Time) []*vpc.Instance {
+// expired lists the enrolled instances whose last lease ended before the given time, and those that never had one and were
+// leaseless before. It also gives those that have none now.
+func expired(s *vpc.Snapshot, leases []vpc.Lease, before time.Time, leaseless map[string]bool) (gone []*vpc.Instance, without map[string]bool) {
 	seen := map[string]time.Time{}
 	for _, l := range leases {
 		at := l.Start
@@ -37,7 +39,7 @@ func expired(s *vpc.Snapshot, leases []vpc.Lease, before time.Time) []*vpc.Insta
 			seen[l.Interface] = at
 		}
 	}
-	var out []*vpc.Instance
+	without = map[string]bool{}
 	for _, i := range s.Instances {
 		if !i.Enrolled {
 			continue
@@ -48,20 +50,23 @@ func expired(s *vpc.Snapshot, leases []vpc.Lease, before time.Time) []*vpc.Insta
 				last = at
 			}
 		}
-		if !last.IsZero() && last.Before(before) {
-			out = append(out, i)
+		switch {
+		case last.IsZero() && !leaseless[i.ID]:
+			without[i.ID] = true
+		case last.IsZero() || last.Before(before):
+			gone = append(gone, i)
 		}
 	}
-	return out
+	return gone, without
 }
 
-func (g *Gateway) expire(ctx context.Context) {
+func (g *Gateway) expire(ctx context.Context, leaseless map[string]bool) map[string]bool {
 	g.change.Lock()
 	defer g.change.Unlock()
 	current, revision := g.store.State()
-	gone := expired(g.stored.Load(), g.leases.Leases(), g.now().Add(-time.Duration(g.config.Load().EnrollmentExpiry)))
+	gone, without := expired(g.stored.Load(), g.leases.Leases(), g.now().Add(-time.Duration(g.config.Load().EnrollmentExpiry)), leaseless)
 	if len(gone) == 0 {
-		return
+		return without
 	}
 	candidate := current
 	for _, i := range gone {
@@ -74,11 +79,12 @@ func (g *Gateway) expire(ctx context.Context) {
 	}
 	changes := vpc.Diff(current, candidate)
 	if len(changes) == 0 {
-		return
+		return without
 	}
 	if _, err := g.storeSpec(ctx, revision, candidate, changes, audit{"gatehouse", "expire", ""}); err != nil {
 		g.log.Error("remove expired instances", "error", err)
-		return
+		return without
 	}
 	g.reload()
+	return without
 }

@@ -97,6 +97,12 @@ func (g *Gateway) FirewallCounters(ctx context.Context) ([]api.RuleCounter, erro
 	return out, nil
 }
 
+// informs reports whether a finding about links is only good to know: a guest that is switched off has no port, and the
+// admin of a plain link knows what it is.
+func informs(code string) bool {
+	return code == link.FindingPlain || code == link.FindingPinned || code == link.FindingMissing
+}
+
 // partProblems asks every part what is wrong with it. What a part only wants to be known (guests of a plain link can go
 // round the gateway) is no problem of health; doctor and explain tell it.
 func (g *Gateway) partProblems() []api.Problem {
@@ -108,7 +114,7 @@ func (g *Gateway) partProblems() []api.Problem {
 		out = append(out, api.Problem{Code: "flows", Message: err.Error(), Remedy: "another program listens to that NFLOG group: stop it; the rules hold, but refused flows are not shown"})
 	}
 	for _, f := range g.links.Findings() {
-		if f.Code != link.FindingPlain {
+		if !informs(f.Code) {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}

@@ -51,7 +51,8 @@ type Gateway struct {
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex
 
-	confirm confirmation
+	confirm    confirmation
+	enrolments chan *enrolment
 }
 
 // host gives the part of the configuration that the policy depends on.

@@ -283,6 +283,9 @@ func objectManifest(current *vpc.Spec, r api.PutRequest, fields map[string]any) 
 			return nil, jsonErr
 		}
 		if r.Patch {
+			if err := editRules(old, fields); err != nil {
+				return nil, err
+			}
 			object = patch(old, fields)
 		}
 	}
@@ -336,6 +339,31 @@ func parentOf(current *vpc.Spec, existing vpc.Object, vpcName string) (*vpc.VPCS
 		return nil, err
 	}
 	return o.VPC, nil
+}
+
+// editRules carries out the edits of a group's rules that a patch may hold beside its fields: addRules, a list of rules, and
+// removeRules, a list of IDs. Unlike a new list of all rules they leave alone what somebody else adds at the same time.
+func editRules(old, change map[string]any) error {
+	add, _ := change["addRules"].([]any)
+	remove, _ := change["removeRules"].([]any)
+	delete(change, "addRules")
+	delete(change, "removeRules")
+	if len(add)+len(remove) == 0 {
+		return nil
+	}
+	rules, _ := old["rules"].([]any)
+	for _, id := range remove {
+		at := slices.IndexFunc(rules, func(r any) bool {
+			rule, ok := r.(map[string]any)
+			return ok && rule["id"] == id
+		})
+		if at < 0 {
+			return api.Errorf(api.CodeNotFound, "group %v has no rule %v: 'gatehouse describe sg %v' lists them", old["name"], id, old["name"])
+		}
+		rules = slices.Delete(slices.Clone(rules), at, at+1)
+	}
+	change["rules"] = append(slices.Clone(rules), add...)
+	return nil
 }
 
 // patch merges as RFC 7396 does, and goes into the first element of a list of objects where the patch has one element:

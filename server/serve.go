@@ -121,7 +121,7 @@ func openStore(c *configs.Config, log *slog.Logger) (*store.Store, error) {
 
 // newGateway makes the parts and wires them; nothing is served yet.
 func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *slog.Logger, version string) (*Gateway, error) {
-	g := &Gateway{log: log, now: time.Now, version: version, started: time.Now(), store: st}
+	g := &Gateway{log: log, now: time.Now, version: version, started: time.Now(), store: st, enrolments: make(chan *enrolment)}
 	g.config.Store(c)
 
 	// Links are looked at before the firewall is probed or written: what was there, br_netfilter too, is put back by teardown.
@@ -280,6 +280,7 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 		"dns":      g.dns.Run,
 		"force":    g.force.Run,
 		"expiry":   g.runExpiry,
+		"enrol":    g.runEnrolments,
 		"flows":    g.runFlows,
 		"systemd":  g.runSystemd,
 	} {
@@ -326,9 +327,32 @@ func metricsOnly(h http.Handler) http.Handler {
 	return mux
 }
 
+// withPeer remembers who is at the other end of the API's socket (SO_PEERCRED).
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return ctx
+	}
+	uid := strconv.Itoa(int(cred.Uid))
+	if u, err := user.LookupId(uid); err == nil {
+		return api.WithUser(ctx, u.Username)
+	}
+	return api.WithUser(ctx, uid)
+}
+
 // serveHTTP serves until ctx ends, and lets requests that are under way finish.
 func (g *Gateway) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn)}
+	s := &http.Server{ConnContext: withPeer, Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

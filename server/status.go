@@ -28,6 +28,12 @@ func (g *Gateway) Status(context.Context) (*api.Status, error) {
 	case err != nil:
 		st.Problems = append(st.Problems, api.Problem{Code: "not-in-force", Message: (&notInForce{s.Revision, err}).Error(), Remedy: remedyOf(err)})
 	}
+	if p := g.confirm.waiting(); p != nil {
+		st.Pending = &api.Pending{Base: p.Base, Deadline: p.Deadline, User: p.User}
+	}
+	if err := g.confirm.problem(); err != nil {
+		st.Problems = append(st.Problems, api.Problem{Code: "unconfirmed", Message: "a change that nobody confirmed could not be undone: " + err.Error(), Remedy: "it is tried again; 'gatehouse confirm' keeps the change, 'gatehouse rollback' undoes it by hand"})
+	}
 	fw := g.firewall.Status()
 	st.Firewall = api.FirewallStatus{Backend: string(g.backend.Mode), Repairs: fw.Repairs}
 	if f := g.firewall.Current(); f != nil {

@@ -171,12 +171,10 @@ func (a *app) change(cmd *cobra.Command, kind vpc.Kind, req api.PutRequest, rule
 		}
 		nest(object, f.path, v)
 	}
-	if rules != nil && rules.any() {
-		edited, err := a.editRules(cmd, req, rules)
-		if err != nil {
-			return err
+	if rules != nil {
+		if err := rules.into(object); err != nil {
+			return usageError{err}
 		}
-		object["rules"] = edited
 	}
 	if req.Patch && len(object) == 0 {
 		return usageError{errors.New("nothing to set: name at least one field")}
@@ -273,38 +271,23 @@ func (a *app) changeCommand(kind vpc.Kind, create bool) *cobra.Command {
 // ruleEdits are the rules that `set sg` adds and removes.
 type ruleEdits struct{ add, remove []string }
 
-func (e *ruleEdits) any() bool { return len(e.add)+len(e.remove) > 0 }
-
-// editRules gives the group's rules with the edits made.
-func (a *app) editRules(cmd *cobra.Command, req api.PutRequest, edits *ruleEdits) ([]any, error) {
-	objects, err := a.client().Objects(cmd.Context(), vpc.KindSecurityGroup, req.VPC, []string{req.Name})
-	if err != nil {
-		return nil, err
+// into writes the edits into a patch; the daemon makes them, so that nobody else's edit is lost.
+func (e *ruleEdits) into(object map[string]any) error {
+	if len(e.remove) > 0 {
+		object["removeRules"] = e.remove
 	}
-	rules, _ := objects[0]["rules"].([]any)
-	for _, id := range edits.remove {
-		found := false
-		kept := []any{}
-		for _, r := range rules {
-			if m, ok := r.(map[string]any); ok && m["id"] == id {
-				found = true
-				continue
-			}
-			kept = append(kept, r)
-		}
-		if !found {
-			return nil, fmt.Errorf("--remove-rule %s: the group %q has no such rule: 'gatehouse describe sg %s' lists them", id, req.Name, req.Name)
-		}
-		rules = kept
-	}
-	for _, text := range edits.add {
-		r, err := parseRule(text)
+	var add []any
+	for _, text := range e.add {
+		rule, err := parseRule(text)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--add-rule %q: %w", text, err)}
+			return fmt.Errorf("--add-rule %q: %w", text, err)
 		}
-		rules = append(rules, r)
+		add = append(add, rule)
 	}
-	return rules, nil
+	if len(add) > 0 {
+		object["addRules"] = add
+	}
+	return nil
 }
 
 // parseRule reads a rule in one line:

@@ -48,6 +48,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	fmt.Fprintf(w, "revision %d stored, %d in force\n", s.Revision, s.Applied)
 	fmt.Fprintf(w, "up since %s\n", s.Started.Local().Format(time.DateTime))
 	fmt.Fprintf(w, "%d VPCs, %d vSwitches, %d instances, %d leases bound\n", s.VPCs, s.VSwitches, s.Instances, s.Leases)
+	if p := s.Pending; p != nil {
+		fmt.Fprintf(w, "a change by %s is undone at %s (revision %d) unless 'gatehouse confirm'\n", p.User, p.Deadline.Local().Format(time.TimeOnly), p.Base)
+	}
 	f := s.Firewall
 	fmt.Fprintf(w, "firewall: iptables-%s, %d chains, %d rules, %d sets, %d repairs\n", f.Backend, f.Chains, f.Rules, f.Sets, f.Repairs)
 	for _, p := range s.Problems {

@@ -148,6 +148,53 @@ func TestMethodsOnObjects(t *testing.T) {
 	}
 }
 
+func TestAChangeCanBeTiedToARevision(t *testing.T) {
+	for name, c := range map[string]struct {
+		tag    string
+		status int
+		want   uint64
+	}{
+		"an ETag as it was given":   {`"7"`, 200, 7},
+		"any revision":              {"*", 200, 0},
+		"none":                      {"", 200, 0},
+		"something that is no ETag": {"latest", 422, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fake{}
+			r := httptest.NewRequest("PUT", "/v1/vswitch/web", strings.NewReader("{}"))
+			r.Header.Set("If-Match", c.tag)
+			w := httptest.NewRecorder()
+			NewHandler(f, nil).ServeHTTP(w, r)
+			if w.Code != c.status {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+			if w.Code == 200 && f.last.(PutRequest).IfMatch != c.want {
+				t.Errorf("revision %d, want %d", f.last.(PutRequest).IfMatch, c.want)
+			}
+		})
+	}
+}
+
+func TestTheSocketSaysWhoAsks(t *testing.T) {
+	for name, c := range map[string]struct{ peer, claimed, want string }{
+		"nobody claims to be somebody else":        {"eva", "root", "eva"},
+		"root may, as sudo does":                   {"root", "eva", "eva"},
+		"root is root":                             {"root", "", "root"},
+		"a name does not forge lines of the log":   {"root", "eva\n9 root", "eva9 root"},
+		"without a socket there is only the claim": {"", "eva", "eva"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", "/", nil)
+			if c.peer != "" {
+				r = r.WithContext(WithUser(r.Context(), c.peer))
+			}
+			if got := userOf(r, c.claimed); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestHealthIsSeenWithoutRights(t *testing.T) {
 	for path, f := range map[string]struct {
 		err    error

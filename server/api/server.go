@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"gatehouse/vpc"
 )
@@ -52,6 +54,7 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 		if err := decode(r, &req); err != nil {
 			return nil, err
 		}
+		req.User = userOf(r, req.User)
 		return b.Apply(r.Context(), req)
 	}))
 	mux.HandleFunc("POST /v1/plan", answer(func(r *http.Request) (any, error) {
@@ -70,7 +73,7 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		return b.Rollback(r.Context(), rev, r.URL.Query().Get("user"))
+		return b.Rollback(r.Context(), rev, userOf(r, r.URL.Query().Get("user")))
 	}))
 	mux.HandleFunc("GET /v1/export", func(w http.ResponseWriter, r *http.Request) {
 		text, err := b.Export(r.Context())
@@ -157,9 +160,12 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 		q := r.URL.Query()
 		req := PutRequest{
 			Kind: kind, VPC: q.Get("vpc"), Name: r.PathValue("name"), Body: body,
-			Patch: r.Method == http.MethodPatch, Create: r.Method == http.MethodPost, User: q.Get("user"),
+			Patch: r.Method == http.MethodPatch, Create: r.Method == http.MethodPost, User: userOf(r, q.Get("user")),
 		}
 		if req.NoWait, req.Timeout, err = waiting(r); err != nil {
+			return nil, err
+		}
+		if req.IfMatch, err = ifMatch(r); err != nil {
 			return nil, err
 		}
 		return b.Put(r.Context(), req)
@@ -172,8 +178,11 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		req := DeleteRequest{Kind: kind, VPC: r.URL.Query().Get("vpc"), Name: r.PathValue("name"), User: r.URL.Query().Get("user")}
+		req := DeleteRequest{Kind: kind, VPC: r.URL.Query().Get("vpc"), Name: r.PathValue("name"), User: userOf(r, r.URL.Query().Get("user"))}
 		if req.NoWait, req.Timeout, err = waiting(r); err != nil {
+			return nil, err
+		}
+		if req.IfMatch, err = ifMatch(r); err != nil {
 			return nil, err
 		}
 		return b.Delete(r.Context(), req)
@@ -273,6 +282,46 @@ func number(r *http.Request, name string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
 		return 0, Errorf(CodeInvalid, "%s: %q is not a number", name, s)
+	}
+	return n, nil
+}
+
+// userKey is where a connection's user is kept in its context.
+type userKey struct{}
+
+// WithUser remembers who is at the other end of a connection, as the socket says.
+func WithUser(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, userKey{}, name)
+}
+
+// userOf says who asks, for the audit log: whoever the socket names. Root may name somebody else, as sudo does.
+func userOf(r *http.Request, claimed string) string {
+	peer, _ := r.Context().Value(userKey{}).(string)
+	claimed = strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return -1
+	}, claimed)
+	claimed = claimed[:min(len(claimed), maxUser)]
+	if claimed != "" && (peer == "" || peer == "root") {
+		return claimed
+	}
+	return peer
+}
+
+// maxUser bounds a user's name in bytes.
+const maxUser = 64
+
+// ifMatch reads the revision that a change was made from (RFC 9110 section 13.1.1); 0 when it does not matter.
+func ifMatch(r *http.Request) (uint64, error) {
+	tag := r.Header.Get("If-Match")
+	if tag == "" || tag == "*" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
+	if err != nil || n == 0 {
+		return 0, Errorf(CodeInvalid, "If-Match: %s is not the ETag of a revision", tag)
 	}
 	return n, nil
 }

@@ -36,6 +36,7 @@ type ApplyResult struct {
 
 // DeleteRequest removes one object.
 type DeleteRequest struct {
+	IfMatch uint64        `json:"-"` // refuse unless this is the newest revision; 0: whatever is
 	Kind    vpc.Kind      `json:"kind"`
 	VPC     string        `json:"vpc,omitempty"`
 	Name    string        `json:"name"`
@@ -90,6 +91,7 @@ type Status struct {
 	Applied   uint64         `json:"applied"`  // in force
 	Healthy   bool           `json:"healthy"`
 	Problems  []Problem      `json:"problems"`
+	Pending   *Pending       `json:"pending,omitempty"` // a change that waits for its confirmation
 	Started   time.Time      `json:"started"`
 	Firewall  FirewallStatus `json:"firewall"`
 	VPCs      int            `json:"vpcs"`
@@ -230,6 +232,7 @@ func (o Object) MarshalJSON() ([]byte, error) { return json.Marshal(o.Fields) }
 
 // PutRequest creates, replaces or patches one object.
 type PutRequest struct {
+	IfMatch uint64 // refuse unless this is the newest revision; 0: whatever is
 	Kind    vpc.Kind
 	VPC     string
 	Name    string
@@ -299,4 +302,11 @@ type Flow struct {
 	Port     uint16       `json:"port,omitempty"`
 	In       string       `json:"in,omitempty"`  // link
 	Out      string       `json:"out,omitempty"` // link
+}
+
+// Pending is a change that is undone at the deadline unless it is confirmed.
+type Pending struct {
+	Base     uint64    `json:"base"` // the revision to go back to
+	Deadline time.Time `json:"deadline"`
+	User     string    `json:"user"`
 }
