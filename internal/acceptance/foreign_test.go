@@ -47,9 +47,7 @@ COMMIT
 
 const foreignHost = `
 ip link add br-foreign type bridge stp_state 1 forward_delay 200
-ip link add vf0 type veth peer name vf1
-ip link set vf0 master br-foreign up
-ip link set vf1 up
+ip link set vf0 master br-foreign
 ip link set br-foreign up
 bridge link set dev vf0 isolated on
 ip addr add 172.31.0.1/24 dev br-foreign
@@ -183,16 +181,16 @@ func TestWhatIsNotOursStaysAsItIs(t *testing.T) {
 			t.Parallel()
 			g := newGateway(t, "uplinks: [up0]", "firewall: {backend: "+backend+", verifyInterval: 1s}")
 			g.outside()
-			g.script(g.space, foreignHost+`
-ip link add lan0 type veth peer name lan1
-ip link set lan0 up
-ip link set lan1 up
-ip link add br-adopted type bridge
-ip link add va0 type veth peer name va1
-ip link set va0 master br-adopted up
-ip link set va1 up
-ip link set br-adopted up
-`)
+			wires, err := g.lab.Space("wires")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"vf0", "va0", "lan0"} {
+				if err := g.lab.Veth(g.ctx, g.space, name, wires, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g.script(g.space, foreignHost+"ip link add br-adopted type bridge\nip link set va0 master br-adopted\nip link set br-adopted up\n")
 			for _, tool := range saveTools() {
 				set := "foreign4"
 				if strings.HasPrefix(tool, "ip6") {
