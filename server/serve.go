@@ -60,6 +60,9 @@ func Serve(ctx context.Context, opt Options) error {
 	}
 	level := new(slog.LevelVar)
 	log := newLogger(opt.Stderr, c.Log, level)
+	if c.API.Listen != "" {
+		return errors.New("api.listen: this version serves its socket only: leave it empty")
+	}
 	st, err := openStore(c, log)
 	if err != nil {
 		return err
@@ -69,6 +72,11 @@ func Serve(ctx context.Context, opt Options) error {
 			log.Error("close the state", "error", err)
 		}
 	}()
+	lock, err := lockNamespace(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	g, err := newGateway(ctx, c, st, log, opt.Version)
 	if err != nil {
 		return err
@@ -155,7 +163,7 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 		return nil, err
 	}
 	g.leases = lease.New(lease.Config{Store: st, Enroller: g, Logger: log}, leases)
-	g.dhcp4 = dhcp4.New(dhcp4.Config{Leases: g.leases, Holder: g.links, Logger: log})
+	g.dhcp4 = dhcp4.New(dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log})
 	duid, err := serverDUID(ctx, st)
 	if err != nil {
 		return nil, err
@@ -216,7 +224,7 @@ func (g *Gateway) onPort(p link.Port, up bool) {
 		return
 	}
 	at := port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC}
-	err := errors.Join(g.dhcp4.AddPort(dhcp4.Port(at)), g.dhcp6.AddPort(at), g.ra.AddPort(at))
+	err := errors.Join(g.dhcp4.AddPort(at), g.dhcp6.AddPort(at), g.ra.AddPort(at))
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		g.log.Warn("port", "port", p.Name, "error", err)
 	}
@@ -329,19 +337,9 @@ func metricsOnly(h http.Handler) http.Handler {
 
 // withPeer remembers who is at the other end of the API's socket (SO_PEERCRED).
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	conn, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := conn.SyscallConn()
+	cred, err := peerOf(c)
 	if err != nil {
-		return ctx
-	}
-	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); cerr != nil || err != nil {
-		return ctx
+		return ctx // over TCP there is nobody to name
 	}
 	uid := strconv.Itoa(int(cred.Uid))
 	if u, err := user.LookupId(uid); err == nil {
@@ -499,6 +497,11 @@ func TeardownOffline(ctx context.Context, c *configs.Config, stderr io.Writer) e
 		return err
 	}
 	defer st.Close()
+	lock, err := lockNamespace(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	links, err := link.New(ctx, link.Options{Logger: log, Journal: journal{st}})
 	if err != nil {
 		return fmt.Errorf("links: %w", err)

@@ -33,9 +33,9 @@ func (o ApplyOptions) inUse(a netip.Addr) bool { return o.InUse != nil && o.InUs
 // Objects are the same when they have the same name in the same parent, interfaces when they have the same MAC in the
 // same instance; they keep their IDs, and IDs in want are ignored. Rules and entries keep theirs by value: see keepIDs.
 // Lists of values are replaced as written. What want does not name stays, unless Prune is set: then it goes, in those
-// VPCs that want names, and with it shared zones all of whose VPCs want names. A VPC that want does not name, and an
-// instance that enrolled itself, are never pruned; the group "default" loses its rules instead. Tests are replaced when
-// want has any list of them, even an empty one.
+// VPCs that want names, and with it shared zones all of whose VPCs want names, and tests when want has
+// any list of them. A VPC that want does not name, and an instance that enrolled itself, are never pruned; the group
+// "default" loses its rules instead.
 //
 // An address that want leaves open is what the MAC had before in that vSwitch, else one is chosen for it. The range of a
 // vSwitch, and an IPv6 range once it is there, cannot be changed into another, as in the cloud.
@@ -81,16 +81,44 @@ func (m *merger) spec(current, want *Spec) *Spec {
 	next.PrivateZones = mergeNamed(current.PrivateZones, want.PrivateZones, zoneKey, m.zone, func(z *PrivateZoneSpec) bool {
 		return !m.opt.Prune || !allNamed(want, z.VPCs)
 	})
-	if want.Tests != nil && !reflect.DeepEqual(want.Tests, current.Tests) {
-		next.Tests = nil
-		if len(want.Tests) > 0 {
-			next.Tests = want.Tests
-		}
+	if tests := m.tests(current.Tests, want.Tests); !reflect.DeepEqual(tests, current.Tests) {
+		next.Tests = tests
 	}
 	if same(next.VPCs, current.VPCs) && same(next.PrivateZones, current.PrivateZones) && same(next.Tests, current.Tests) {
 		return current
 	}
 	return next
+}
+
+// tests puts the wanted tests, in their order, before those that stay. A test is the same when it is about the same
+// connection.
+func (m *merger) tests(current, want []*TestSpec) []*TestSpec {
+	if want == nil {
+		return current
+	}
+	tests := slices.Clone(want)
+	if m.opt.Prune {
+		return noneAsNil(tests)
+	}
+	for _, c := range current {
+		if !slices.ContainsFunc(want, func(w *TestSpec) bool {
+			return w.From == c.From && w.To == c.To && w.Protocol == c.Protocol && w.Port == c.Port
+		}) {
+			tests = append(tests, c)
+		}
+	}
+	if sameElements(values(tests), values(current)) { // their order means nothing
+		return current
+	}
+	return noneAsNil(tests)
+}
+
+func values(tests []*TestSpec) []TestSpec {
+	out := make([]TestSpec, len(tests))
+	for i, t := range tests {
+		out[i] = *t
+	}
+	return out
 }
 
 func allNamed(s *Spec, vpcs []string) bool {

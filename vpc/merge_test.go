@@ -454,13 +454,35 @@ func TestANewVSwitchGetsALinkOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestTestsAreReplacedOnlyWhenWritten(t *testing.T) {
-	current := applied(t, nil, good(), ApplyOptions{})
-	if next := applied(t, current, &Spec{}, ApplyOptions{Prune: true}); next != current {
-		t.Error("an empty manifest changes something")
-	}
-	if next := applied(t, current, &Spec{Tests: []*TestSpec{}}, ApplyOptions{}); len(next.Tests) != 0 {
-		t.Error("an empty list of tests leaves the tests")
+func TestTestsStayUntilTheyArePruned(t *testing.T) {
+	ssh := &TestSpec{From: "internet", To: "web-1", Protocol: ProtocolTCP, Port: 22, Expect: Drop}
+	dns := &TestSpec{From: "web-1", To: "internet", Protocol: ProtocolUDP, Port: 53, Expect: Accept}
+	changed := *ssh
+	changed.Expect = Accept
+	spec := good()
+	spec.Tests = []*TestSpec{ssh, dns}
+	current := applied(t, nil, spec, ApplyOptions{})
+	for _, c := range []struct {
+		name  string
+		want  []*TestSpec
+		prune bool
+		tests []TestSpec
+	}{
+		{"a manifest without tests leaves them", nil, true, []TestSpec{*ssh, *dns}},
+		{"another manifest's tests leave them", []*TestSpec{{From: "db-1", To: "web-1", Protocol: ProtocolTCP, Port: 1, Expect: Drop}}, false,
+			[]TestSpec{{From: "db-1", To: "web-1", Protocol: ProtocolTCP, Port: 1, Expect: Drop}, *ssh, *dns}},
+		{"one about the same connection takes its place", []*TestSpec{&changed}, false, []TestSpec{changed, *dns}},
+		{"an empty list deletes nothing", []*TestSpec{}, false, []TestSpec{*ssh, *dns}},
+		{"pruning leaves what is written", []*TestSpec{dns}, true, []TestSpec{*dns}},
+		{"pruning by an empty list deletes all", []*TestSpec{}, true, []TestSpec{}},
+		{"their order means nothing", []*TestSpec{dns, ssh}, false, []TestSpec{*ssh, *dns}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			next := applied(t, current, &Spec{Tests: c.want}, ApplyOptions{Prune: c.prune})
+			if got := values(next.Tests); !slices.Equal(got, c.tests) {
+				t.Errorf("tests %v, want %v", got, c.tests)
+			}
+		})
 	}
 }
 
