@@ -101,6 +101,9 @@ func packetOf(s *vpc.Snapshot, r api.ExplainRequest) (p vpc.Packet, from, to str
 	if err != nil {
 		return p, "", "", api.Errorf(api.CodeInvalid, "TO: %v", err)
 	}
+	if src.Interface == nil && dst.Interface == nil && src.Gateway == nil && dst.Gateway == nil && s.VPCOf(src.Addr) == nil && s.VPCOf(dst.Addr) == nil {
+		return p, "", "", api.Errorf(api.CodeInvalid, "neither %s nor %s is in a VPC: the gateway has no say between them", r.From, r.To)
+	}
 	family, err := chooseFamily(src, dst, r)
 	if err != nil {
 		return p, "", "", err

@@ -350,7 +350,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 
 // serveHTTP serves until ctx ends, and lets requests that are under way finish.
 func (g *Gateway) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{ConnContext: withPeer, Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn)}
+	s := &http.Server{ConnContext: withPeer, Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -31,7 +31,7 @@ func (a *app) configCommand() *cobra.Command {
 		Use:   "config",
 		Short: "look at the daemon's configuration",
 		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:  needsMore,
 	}
 	check := &cobra.Command{
 		Use:     "check",

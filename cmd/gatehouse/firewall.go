@@ -14,7 +14,7 @@ func (a *app) firewallCommand() *cobra.Command {
 		Use:   "firewall",
 		Short: "look at the rules in the kernel, check and repair them",
 		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:  needsMore,
 	}
 	render := &cobra.Command{
 		Use:   "render",

@@ -155,3 +155,14 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+// needsMore is what a verb does that is only the head of others.
+func needsMore(cmd *cobra.Command, _ []string) error {
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			verbs = append(verbs, c.Name())
+		}
+	}
+	return usageError{fmt.Errorf("say which: %s", strings.Join(verbs, ", "))}
+}

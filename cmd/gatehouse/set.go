@@ -206,7 +206,7 @@ func (a *app) createCommand() *cobra.Command {
   gatehouse create vswitch web --vpc research --cidr-block 10.20.1.0/24 --attach bridge=gh-web
   gatehouse create instance web-1 --vswitch web --mac 00:16:3e:00:00:01`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: needsMore,
 	}
 	for _, kind := range changeable() {
 		parent.AddCommand(a.changeCommand(kind, true))
@@ -222,7 +222,7 @@ func (a *app) setCommand() *cobra.Command {
   gatehouse set sg web --add-rule "ingress accept tcp 443 from 0.0.0.0/0 priority 1"
   gatehouse set sg web --remove-rule sgr-0123456789abcdef`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: needsMore,
 	}
 	for _, kind := range changeable() {
 		parent.AddCommand(a.changeCommand(kind, false))
