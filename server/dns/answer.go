@@ -237,6 +237,9 @@ func (m *message) length() int {
 	if m.q.EDNS {
 		n += optSize
 	}
+	if m.q.cookie {
+		n += cookieOptionSize
+	}
 	return n
 }
 
@@ -257,6 +260,7 @@ func (m *message) finish(rcode int, flags uint16) []byte {
 		}
 		m.buf = append(m.buf, 0, 0, byte(miekg.TypeOPT), ednsSize>>8, ednsSize&0xff, byte(rcode>>4), 0, do, 0, 0, 0)
 		m.extra++
+		m.options()
 	}
 	h := m.buf[m.start:]
 	flags |= flagQR | flagRA | uint16(m.q.Opcode)<<11 | uint16(rcode&15)
@@ -277,6 +281,17 @@ func (m *message) finish(rcode int, flags uint16) []byte {
 	binary.BigEndian.PutUint16(h[8:], m.authorities)
 	binary.BigEndian.PutUint16(h[10:], m.extra)
 	return m.buf
+}
+
+// options appends the options of the OPT record that the message ends with.
+func (m *message) options() {
+	at := len(m.buf)
+	if m.q.cookie {
+		m.buf = append(m.buf, 0, miekg.EDNS0COOKIE, 0, clientCookieSize+serverCookieSize)
+		m.buf = append(m.buf, m.q.clientCookie[:]...)
+		m.buf = append(m.buf, m.q.serverCookie[:]...)
+	}
+	binary.BigEndian.PutUint16(m.buf[at-2:], uint16(len(m.buf)-at))
 }
 
 // appendError appends a reply without records.

@@ -6,6 +6,7 @@
 //   - reserved.go  names that are never asked outside (RFC 6761, RFC 6303)
 //   - records.go   a View as a list of records
 //   - query.go     a packet -> Query
+//   - cookie.go    DNS cookies: whose address is not forged
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - cache.go     what upstreams said, for as long as they said
 //   - upstream.go  asking one upstream; which of them to ask

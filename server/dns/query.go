@@ -12,6 +12,8 @@ const (
 	ednsSize   = 1232 // octets of a UDP answer that no path breaks in pieces (dnsflagday.net 2020); ours and upstreams'
 	plainSize  = 512  // octets of a UDP answer to a client without EDNS (RFC 1035 section 4.2.1)
 	optSize    = 11   // octets of an OPT record without options
+
+	cookieOptionSize = 4 + clientCookieSize + serverCookieSize
 )
 
 // Bits of the second word of a header.
@@ -38,6 +40,13 @@ type Query struct {
 	DO         bool   // DNSSEC records wanted
 	UDPSize    uint16 // what the client can receive; 0 without EDNS
 	Draw       uint32 // decides among weighted records: any number
+
+	cookie       bool // there is a COOKIE option; the reply has one too
+	clientCookie [clientCookieSize]byte
+	givenCookie  [maxServerCookie]byte // the server cookie that the client shows
+	givenLength  int
+	serverCookie [serverCookieSize]byte // the one for the reply
+	proven       bool                   // the client has shown that its address is its own
 
 	question []byte // the question section as received, so that the reply repeats the name's case; nil: could not be read
 	lower    [maxName]byte
@@ -85,6 +94,7 @@ func (q *Query) clone() *Query {
 // response code that the message deserves as a message: success, FORMERR, NOTIMP or BADVERS.
 func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 	q.question, q.length, q.EDNS, q.DO, q.UDPSize, q.Version = nil, 0, false, false, 0, 0
+	q.cookie, q.proven = false, false
 	if len(msg) < headerSize {
 		return 0, false
 	}
@@ -139,7 +149,7 @@ func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 			return miekg.RcodeFormatError, true
 		}
 		if rr.typ == miekg.TypeOPT && i >= others {
-			if q.EDNS || msg[at] != 0 || !validOptions(rr.data) {
+			if q.EDNS || msg[at] != 0 || !q.readOptions(rr.data) {
 				return miekg.RcodeFormatError, true // RFC 6891 section 6.1.1: one, owned by the root
 			}
 			q.EDNS = true
@@ -202,12 +212,22 @@ func skipName(msg []byte, at int) (int, bool) {
 	return 0, false
 }
 
-// validOptions reports whether the options of an OPT record fill it exactly; what they say is ignored.
-func validOptions(d []byte) bool {
+// readOptions reads the options of an OPT record and reports whether they fill it exactly and are well formed. What we
+// do not know is ignored (RFC 6891 section 6.1.2).
+func (q *Query) readOptions(d []byte) bool {
 	for len(d) >= 4 {
-		n := 4 + int(binary.BigEndian.Uint16(d[2:]))
+		code, n := binary.BigEndian.Uint16(d), 4+int(binary.BigEndian.Uint16(d[2:]))
 		if n > len(d) {
 			return false
+		}
+		if code == miekg.EDNS0COOKIE && !q.cookie { // the first counts (RFC 7873 section 5.2)
+			given := n - 4 - clientCookieSize
+			if given < 0 || given > 0 && given < 8 || given > maxServerCookie {
+				return false
+			}
+			q.cookie = true
+			copy(q.clientCookie[:], d[4:])
+			q.givenLength = copy(q.givenCookie[:], d[4+clientCookieSize:n])
 		}
 		d = d[n:]
 	}

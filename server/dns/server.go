@@ -40,6 +40,7 @@ type Server struct {
 	waiting  *waiting
 	counters counters
 	conns    connections
+	cookies  cookies
 
 	setting sync.Mutex // one SetSnapshot at a time
 
@@ -71,6 +72,7 @@ func New(c Config) (*Server, error) {
 		wake:      make(chan struct{}, 1),
 		waiting:   newWaiting(),
 		listeners: map[listenerKey]*listener{},
+		cookies:   newCookies(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -265,6 +267,9 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	if !ok {
 		s.counters.ignored.Add(1)
 		return dst, nil
+	}
+	if q.cookie {
+		s.cookies.stamp(q, src, s.now())
 	}
 	switch {
 	case v == nil || !admits(v, src):
