@@ -164,7 +164,11 @@ func (s *site) memory() (float64, error) {
 
 // compiles compiles the population's ruleset again and again with an empty memory.
 func compiles(pop population, rounds int) (ms []float64, err error) {
-	m, err := configs.ParseManifest("bench.yaml", pop.manifest())
+	text, err := pop.manifest()
+	if err != nil {
+		return nil, err
+	}
+	m, err := configs.ParseManifest("bench.yaml", text)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +203,10 @@ func coldApply(ctx context.Context, bin, backend string, pop population) (second
 	if err := s.start(ctx, bin, backend); err != nil {
 		return 0, 0, err
 	}
-	manifest := pop.manifest()
+	manifest, err := pop.manifest()
+	if err != nil {
+		return 0, 0, err
+	}
 	start := time.Now()
 	if err := s.apply(ctx, manifest); err != nil {
 		return 0, 0, err

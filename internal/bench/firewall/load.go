@@ -1,27 +1,73 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+	"unsafe"
 
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
 // The generators use the guests' own network stacks. What a cable carries is worked off by the processor that sent it, so
-// the sender's processor pays for the gateway too: a rate is what is left of one processor, or of both, after the rules.
+// the sender pays for the gateway too, and is billed for it: the kernel adds the time of soft interrupts to the thread that
+// they interrupt, or to ksoftirqd. Work is therefore counted by the second of processor time. On an idle machine that is a
+// second of the clock for one busy processor; on a shared one it does not depend on what else runs there.
+
+// rate is work by time.
+type rate struct {
+	perCPU    float64 // by the second of processor time
+	perSecond float64 // by the second of the clock
+}
+
+func newRate(n int64, wall, cpu time.Duration) rate {
+	return rate{float64(n) / cpu.Seconds(), float64(n) / wall.Seconds()}
+}
+
+// threadTime is the processor time of the calling thread.
+func threadTime() (time.Duration, error) {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
+		return 0, err
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+}
+
+// softirqTime is the processor time of the kernel's threads that carry what nobody else is billed for.
+func softirqTime() (total time.Duration, err error) {
+	for _, file := range softirqThreads() {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return 0, err
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		total += time.Duration(ns)
+	}
+	return total, nil
+}
+
+// softirqThreads are the schedstat files of the ksoftirqd threads. A process namespace of its own hides them.
+var softirqThreads = sync.OnceValue(func() (files []string) {
+	names, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is right
+	for _, name := range names {
+		if text, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(text), "ksoftirqd/") {
+			files = append(files, filepath.Join(filepath.Dir(name), "schedstat"))
+		}
+	}
+	return files
+})
 
 // connectOnce opens and resets one TCP connection from the calling thread's namespace, out of the link with an index.
 func connectOnce(link int, to unix.Sockaddr, timeout time.Duration) error {
@@ -55,6 +101,7 @@ func connect(fd int, to unix.Sockaddr) error {
 type listener struct {
 	fd   int
 	done chan error
+	used time.Duration // processor time, known once it is closed
 }
 
 // listen accepts on connectPort in a family.
@@ -78,12 +125,17 @@ func (s *site) listen(family int) (*listener, error) {
 		return nil, fmt.Errorf("%s: listen: %w", s.name, err)
 	}
 	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		before, _ := threadTime() // its only error is a wrong argument
 		for {
 			fd, _, err := unix.Accept(l.fd)
 			switch {
 			case err == nil:
 				unix.Close(fd)
 			case errors.Is(err, unix.EINVAL): // shut down
+				after, _ := threadTime()
+				l.used = after - before
 				l.done <- nil
 				return
 			case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED):
@@ -100,14 +152,18 @@ func (l *listener) close() error {
 	return errors.Join(err, <-l.done, unix.Close(l.fd))
 }
 
-// connects opens connections from random sources to the target for so long, two at a time, one from each processor, and
-// returns how many a second. A refused or lost one is an error.
-func (s *site) connects(family int, d time.Duration) (perSecond float64, err error) {
+// connects opens connections from random sources to the target for so long, two at a time, one from each processor. A
+// refused or lost one is an error.
+func (s *site) connects(family int, d time.Duration) (rate, error) {
 	l, err := s.listen(family)
 	if err != nil {
-		return 0, err
+		return rate{}, err
 	}
-	var made atomic.Int64
+	softirq, err := softirqTime()
+	if err != nil {
+		return rate{}, errors.Join(err, l.close())
+	}
+	var made, used atomic.Int64
 	errs := make([]error, 2)
 	var wg sync.WaitGroup
 	start := time.Now()
@@ -115,8 +171,11 @@ func (s *site) connects(family int, d time.Duration) (perSecond float64, err err
 		wg.Go(func() {
 			errs[cpu] = s.clients.Do(func() error {
 				return pinned(cpu, func() error {
+					before, err := threadTime()
+					if err != nil {
+						return err
+					}
 					rnd, n := rand.New(rand.NewPCG(uint64(cpu), 1)), int64(0)
-					defer func() { made.Add(n) }()
 					for time.Since(start) < d {
 						for range 16 {
 							if err := connectOnce(s.indexes[rnd.IntN(len(s.indexes))], s.targetAddr(family, connectPort), time.Second); err != nil {
@@ -125,14 +184,21 @@ func (s *site) connects(family int, d time.Duration) (perSecond float64, err err
 							n++
 						}
 					}
-					return nil
+					after, err := threadTime()
+					made.Add(n)
+					used.Add(int64(after - before))
+					return err
 				})
 			})
 		})
 	}
 	wg.Wait()
 	took := time.Since(start)
-	return float64(made.Load()) / took.Seconds(), errors.Join(append(errs, l.close())...)
+	now, err := softirqTime()
+	if err := errors.Join(append(errs, l.close(), err)...); err != nil {
+		return rate{}, err
+	}
+	return newRate(made.Load(), took, time.Duration(used.Load())+l.used+now-softirq), nil
 }
 
 // pinned runs f on one processor. The calling goroutine must be locked to its thread.
@@ -154,43 +220,42 @@ const (
 	payloadSize = 18
 )
 
-// flood sends small datagrams from every source to the target for so long, as fast as one processor can, and returns how
-// many a second came out of the target's cable. Nobody answers, so that each of them is the first of its connection to the
-// gateway.
-func (s *site) flood(ctx context.Context, family int, d time.Duration) (perSecond float64, err error) {
+// flood sends small datagrams from every source to the target for so long, as fast as one processor can, and counts those
+// that come out of the target's cable. Nobody answers, so that each of them is the first of its connection to the gateway.
+func (s *site) flood(family int, d time.Duration) (out rate, err error) {
 	sink, err := s.sink(floodPort)
 	if err != nil {
-		return 0, err
+		return rate{}, err
 	}
 	defer sink.Close()
-	conns, err := s.dial(ctx, family, floodPort)
+	flows, err := s.dial(s.targetAddr(family, floodPort))
 	if err != nil {
-		return 0, err
+		return rate{}, err
 	}
-	defer func() {
-		for _, c := range conns {
-			c.Close()
+	defer flows.close()
+	burst := newBurst()
+	send := func(until time.Duration) error {
+		for start, n := time.Now(), 0; time.Since(start) < until; n++ {
+			if err := burst.send(flows[n%len(flows)]); err != nil {
+				return err
+			}
 		}
-	}()
-	messages := make([]ipv4.Message, batch)
-	for i := range messages {
-		messages[i].Buffers = [][]byte{make([]byte, payloadSize)}
+		return nil
+	}
+	// meter says how many have arrived, and what processor time they have cost.
+	meter := func() (n int64, cpu time.Duration, err error) {
+		thread, err1 := threadTime()
+		softirq, err2 := softirqTime()
+		n, err3 := s.arrived()
+		return n, thread + softirq, errors.Join(err1, err2, err3)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = pinned(0, func() error {
-		send := func(until time.Duration) error {
-			for start, n := time.Now(), 0; time.Since(start) < until; n++ {
-				if _, err := conns[n%len(conns)].WriteBatch(messages, 0); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
 		if err := send(d / 10); err != nil { // every flow is known, every cache is warm
 			return err
 		}
-		before, err := s.arrived()
+		n, cpu, err := meter()
 		if err != nil {
 			return err
 		}
@@ -199,11 +264,11 @@ func (s *site) flood(ctx context.Context, family int, d time.Duration) (perSecon
 			return err
 		}
 		took := time.Since(start)
-		after, err := s.arrived()
-		perSecond = float64(after-before) / took.Seconds()
+		n2, cpu2, err := meter()
+		out = newRate(n2-n, took, cpu2-cpu)
 		return err
 	})
-	return perSecond, err
+	return out, err
 }
 
 // sink takes a UDP port of the target so that nobody answers what arrives there.
@@ -215,30 +280,75 @@ func (s *site) sink(port int) (conn *net.UDPConn, err error) {
 	return conn, err
 }
 
-// dial opens a UDP flow from every source to the target.
-func (s *site) dial(ctx context.Context, family, port int) (conns []*ipv4.PacketConn, err error) {
-	to := netip.AddrPortFrom(s.pop.addrs(s.pop.target())[family], uint16(port))
+// flows are connected UDP sockets, one for each source.
+type flows []int
+
+// dial opens a UDP flow from every source to the target. The sockets are blocking ones that the runtime does not watch: being
+// told of every datagram that has left would cost more than the datagram.
+func (s *site) dial(to unix.Sockaddr) (f flows, err error) {
+	domain := unix.AF_INET
+	if _, ok := to.(*unix.SockaddrInet6); ok {
+		domain = unix.AF_INET6
+	}
 	err = s.clients.Do(func() error {
 		for _, index := range s.indexes {
-			d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-				var err error
-				return errors.Join(c.Control(func(fd uintptr) {
-					err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index)
-				}), err)
-			}}
-			c, err := d.DialContext(ctx, "udp", to.String())
+			fd, err := unix.Socket(domain, unix.SOCK_DGRAM, 0)
 			if err != nil {
 				return err
 			}
-			conns = append(conns, ipv4.NewPacketConn(c.(*net.UDPConn)))
+			f = append(f, fd)
+			if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, index), unix.Connect(fd, to)); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
-	return conns, err
+	if err != nil {
+		f.close()
+	}
+	return f, err
+}
+
+func (f flows) close() {
+	for _, fd := range f {
+		unix.Close(fd)
+	}
+}
+
+// burst is what one sendmmsg(2) sends: the same datagram many times.
+type burst struct {
+	payload  [payloadSize]byte
+	vector   unix.Iovec
+	messages [batch]message
+}
+
+// message is the kernel's struct mmsghdr.
+type message struct {
+	header unix.Msghdr
+	length uint32
+}
+
+func newBurst() *burst {
+	b := &burst{}
+	b.vector.Base = &b.payload[0]
+	b.vector.SetLen(len(b.payload))
+	for i := range b.messages {
+		b.messages[i].header.Iov = &b.vector
+		b.messages[i].header.SetIovlen(1)
+	}
+	return b
+}
+
+func (b *burst) send(fd int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.messages)), batch, 0, 0, 0)
+	if errno != 0 && errno != unix.EINTR {
+		return fmt.Errorf("send: %w", errno)
+	}
+	return nil
 }
 
 // arrived is the number of packets that the target's link has received.
-func (s *site) arrived() (uint64, error) {
+func (s *site) arrived() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", s.server.PID()))
 	if err != nil {
 		return 0, err
@@ -246,7 +356,7 @@ func (s *site) arrived() (uint64, error) {
 	for line := range strings.Lines(string(text)) {
 		name, counters, ok := strings.Cut(line, ":")
 		if f := strings.Fields(counters); ok && strings.TrimSpace(name) == port(s.pop.target()) && len(f) > 1 {
-			return strconv.ParseUint(f[1], 10, 64)
+			return strconv.ParseInt(f[1], 10, 64)
 		}
 	}
 	return 0, fmt.Errorf("%s: the target has no link", s.name)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -120,24 +121,24 @@ func (p population) rules(g int) []rule {
 	return out
 }
 
-// manifest writes the rule as a manifest has it.
-func (r rule) manifest() string {
-	direction, side := "egress", "destination"
+// fields are the rule as a manifest has it.
+func (r rule) fields() map[string]any {
+	f := map[string]any{"direction": "egress", "policy": "accept", "protocol": r.protocol}
+	side := "destination"
 	if r.ingress {
-		direction, side = "ingress", "source"
+		f["direction"], side = "ingress", "source"
 	}
-	peer := r.peer
-	if peer == "" {
-		peer = fmt.Sprintf("sg:g%d", r.group)
+	f[side] = r.peer
+	if r.peer == "" {
+		f[side] = fmt.Sprintf("sg:g%d", r.group)
 	}
-	text := fmt.Sprintf("direction: %s, policy: accept, protocol: %s, %s: '%s'", direction, r.protocol, side, peer)
 	if r.ports != "" {
-		text += ", ports: " + r.ports
+		f["ports"] = r.ports
 	}
 	if r.last {
-		text += ", priority: 2"
+		f["priority"] = 2
 	}
-	return "{" + text + "}"
+	return f
 }
 
 // iptables writes the match of the rule for IPv4; ok is false where it has none there.
@@ -180,7 +181,7 @@ const networkACL = `    ingress:
 `
 
 // manifest declares the network.
-func (p population) manifest() []byte {
+func (p population) manifest() ([]byte, error) {
 	var b strings.Builder
 	b.WriteString("vpcs:\n- name: bench\n  cidrBlock: 10.0.0.0/8\n  ipv6CidrBlock: fd00:20::/48\n")
 	b.WriteString("  networkAcls:\n  - name: services\n" + networkACL)
@@ -195,7 +196,11 @@ func (p population) manifest() []byte {
 	for g := range p.groups {
 		fmt.Fprintf(&b, "  - name: g%d\n    rules:\n", g)
 		for _, r := range p.rules(g) {
-			b.WriteString("    - " + r.manifest() + "\n")
+			text, err := json.Marshal(r.fields()) // YAML too
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprintf(&b, "    - %s\n", text)
 		}
 	}
 	b.WriteString("  instances:\n")
@@ -204,7 +209,7 @@ func (p population) manifest() []byte {
 		fmt.Fprintf(&b, "  - {name: i%d, interfaces: [{mac: '%s', vswitch: s%d, privateIp: %s, ipv6Addresses: ['%s'], securityGroups: [%s]}]}\n",
 			i, p.mac(i), p.switchOf(i), a[0], a[1], groupNames(p.groupsOf(i)))
 	}
-	return []byte(b.String())
+	return []byte(b.String()), nil
 }
 
 func groupNames(groups []int) string {
