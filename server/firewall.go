@@ -118,6 +118,9 @@ func (g *Gateway) partProblems() []api.Problem {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
+	if err := g.leases.Health(); err != nil {
+		out = append(out, api.Problem{Code: "leases", Message: err.Error(), Remedy: remedyOf(err)})
+	}
 	for _, err := range append(g.dhcp4.Health(), g.dhcp6.Health()...) {
 		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: remedyOf(err)})
 	}

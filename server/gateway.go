@@ -12,7 +12,6 @@ import (
 	"gatehouse/firewall/iptables"
 	"gatehouse/firewall/reconcile"
 	"gatehouse/server/dhcp"
-	"gatehouse/server/dhcp4"
 	"gatehouse/server/dns"
 	"gatehouse/server/lease"
 	"gatehouse/server/link"
@@ -37,7 +36,7 @@ type Gateway struct {
 	features firewall.Features
 	links    *link.Manager
 	leases   *lease.Engine
-	dhcp4    *dhcp4.Server
+	dhcp4    *dhcp.Server
 	dhcp6    *dhcp.Server
 	ra       *ra.Server
 	dns      *dns.Server

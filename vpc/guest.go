@@ -51,8 +51,8 @@ func (i *Interface) Hostname() string {
 	return i.Instance.Name
 }
 
-// AppendName appends a domain as DNS writes it (RFC 1035 section 3.1, uncompressed), and reports whether it is one; b is
-// unchanged when it is not.
+// AppendName appends a domain as DNS writes it (RFC 1035 section 3.1, uncompressed), and reports whether it is one, of
+// letters, digits, hyphens and underscores; b is unchanged when it is not.
 func AppendName(b []byte, domain string) ([]byte, bool) {
 	domain = strings.TrimSuffix(domain, ".")
 	if domain == "" || len(domain) > 253 {
@@ -60,10 +60,14 @@ func AppendName(b []byte, domain string) ([]byte, bool) {
 	}
 	out := b
 	for label := range strings.SplitSeq(domain, ".") {
-		if label == "" || len(label) > 63 {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, notInName) {
 			return b, false
 		}
 		out = append(append(out, byte(len(label))), label...)
 	}
 	return append(out, 0), true
+}
+
+func notInName(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }

@@ -60,8 +60,8 @@ type Message interface {
 	Relayed() bool
 	// VSwitch returns which of the vSwitches that name the relay the message is for; nil when it is none.
 	VSwitch(candidates []*vpc.VSwitch) *vpc.VSwitch
-	// Client is who sent it, as the lease engine knows clients.
-	Client(vswitchID string) lease.Client
+	// Sender is who sent it, as the lease engine knows clients.
+	Sender(vswitchID string) lease.Client
 	// Decide says what becomes of it. It reads and changes only what the lease engine holds in memory.
 	Decide(leases *lease.Engine, w *vpc.VSwitch) Decision
 }

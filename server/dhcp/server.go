@@ -23,8 +23,8 @@ import (
 const (
 	workers       = 2
 	queueSize     = 2048 // requests per worker: well under a second of work
-	enrolWorkers  = 16   // enrolments under way at a time: together they share one change of the rules
-	enrolQueue    = 256
+	enrolWorkers  = 512  // enrolments under way at a time: together they share one change of the rules
+	enrolQueue    = 512
 	retryInterval = 5 * time.Second // for sockets that could not be opened
 	readPause     = 100 * time.Millisecond
 	headers       = 60 + port.UDPSize // the most that stand between Ethernet and a message
@@ -460,7 +460,7 @@ func (s *Server) hold(p *Packet, m Message, w *vpc.VSwitch) Drop {
 	if p.Port == nil {
 		return DropNone
 	}
-	c := m.Client(w.ID)
+	c := m.Sender(w.ID)
 	nic, _, err := s.cfg.Leases.Lookup(c)
 	if nic == nil || errors.Is(err, lease.ErrElsewhere) {
 		return DropNone // it is refused, or enrolled
@@ -513,7 +513,7 @@ func (s *Server) enrol(ctx context.Context, p *Packet) {
 		s.count.drop(d)
 		return
 	}
-	c := m.Client(w.ID)
+	c := m.Sender(w.ID)
 	if err := s.cfg.Leases.Enrol(ctx, c); err != nil {
 		if s.notes.Allow("enrol"+c.MAC.String(), s.cfg.Now()) {
 			s.log.Warn("unknown MAC not enrolled", "mac", c.MAC, "vswitch", w.ID, "error", err)
@@ -527,7 +527,7 @@ func (s *Server) enrol(ctx context.Context, p *Packet) {
 
 // answer sends a reply to where the request came from.
 func (s *Server) answer(p *Packet, m Message, w *vpc.VSwitch, what Decision) {
-	mac := m.Client(w.ID).MAC
+	mac := m.Sender(w.ID).MAC
 	var err error
 	if p.Port != nil {
 		err = p.Port.Send(what.Reply.Frame(p.Port.Port, w))

@@ -25,9 +25,9 @@ func BenchmarkExchange(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			d := decide(e, r, w, false)
-			to := Route(r, d.reply)
-			buildFrame(webMAC2, to.MAC, addr("10.20.1.253"), to.IP, d.reply.Encode())
+			d := r.Decide(e, w)
+			to := Route(r, replyOf(d))
+			buildFrame(webMAC2, to.MAC, addr("10.20.1.253"), to.IP, replyOf(d).Encode())
 		}
 	}
 }

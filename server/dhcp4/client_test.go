@@ -16,13 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse/internal/netlab"
+	"gatehouse/server/dhcp"
 	"gatehouse/server/lease"
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
 // gateway is a server in a namespace of its own, with real links and real clients.
 type gateway struct {
-	*Server
+	*dhcp.Server
 	t      *testing.T
 	ctx    context.Context
 	lab    *netlab.Lab
@@ -91,7 +93,7 @@ func newGateway(t *testing.T, enroller lease.Enroller) *gateway {
 	g.holds = &bridgeHolder{ctx: ctx, space: g.space, port: map[vpc.MAC]string{}}
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
 	g.leases = lease.New(lease.Config{Store: g.store, Enroller: enroller, Logger: logger}, nil)
-	g.Server = New(Config{Leases: g.leases, Holder: g.holds, Logger: logger})
+	g.Server = New(dhcp.Config{Leases: g.leases, Holder: g.holds, Logger: logger})
 	running.Go(func() { _ = g.leases.Run(ctx) }) // ends with the context's error
 	// Run opens sockets again when links change, so it needs the gateway's namespace too.
 	running.Go(func() { _ = g.space.Do(func() error { return g.Run(ctx) }) })
@@ -125,7 +127,7 @@ func (g *gateway) plug(name, vswitch string) {
 		if err != nil {
 			return err
 		}
-		return g.AddPort(Port{Index: ifi.Index, Name: name, VSwitch: vswitch})
+		return g.AddPort(port.Port{Index: ifi.Index, Name: name, VSwitch: vswitch})
 	})
 }
 
@@ -320,7 +322,7 @@ func TestAnUnknownMACIsEnrolledAndServed(t *testing.T) {
 	if err := g.udhcpc(thief); err == nil {
 		t.Errorf("a MAC that another port holds was served")
 	}
-	if g.Stats().Dropped[DropPort.String()] == 0 {
+	if g.Stats().Dropped[dhcp.DropPort.String()] == 0 {
 		t.Errorf("nothing counted: %+v", g.Stats())
 	}
 }
@@ -339,7 +341,7 @@ func TestADeclinedAddressIsQuarantined(t *testing.T) {
 		t.Fatal("udhcpc took an address that is in use")
 	}
 	g.hasState("10.20.2.10", vpc.LeaseDeclined)
-	if g.Stats().Dropped[DropQuarantined.String()] == 0 {
+	if g.Stats().Dropped[dhcp.DropQuarantined.String()] == 0 {
 		t.Errorf("the client was not refused afterwards: %+v", g.Stats())
 	}
 }
@@ -353,10 +355,10 @@ func TestSilenceWhileTheStoreRefuses(t *testing.T) {
 		t.Fatal("an address was given that is not on the disk")
 	}
 	st := g.Stats()
-	if st.Sent["ACK"] != 0 || st.Sent["OFFER"] == 0 || st.Dropped[DropStore.String()] == 0 {
+	if st.Sent["ACK"] != 0 || st.Sent["OFFER"] == 0 || st.Dropped[dhcp.DropStore.String()] == 0 {
 		t.Errorf("stats: %+v", st)
 	}
-	if err := errors.Join(g.Health()...); !errors.Is(err, errDisk) {
+	if err := g.leases.Health(); !errors.Is(err, errDisk) {
 		t.Errorf("health: %v", err)
 	}
 	g.store.refuse(nil)
@@ -396,13 +398,13 @@ func (g *gateway) speak(s *netlab.Space, src vpc.MAC, m *dhcpv4.DHCPv4) {
 		if err != nil {
 			return err
 		}
-		p, err := openPort(Port{Index: ifi.Index, Name: "eth0"})
+		p, err := port.Open(port.Port{Index: ifi.Index, Name: "eth0"}, frameFilter)
 		if err != nil {
 			return err
 		}
 		frame := buildFrame(src, broadcastMAC, addr("0.0.0.0"), addr("255.255.255.255"), m.ToBytes())
-		frame[etherSize+ipSize+3] = serverPort
-		return errors.Join(p.send(frame), p.conn.Close())
+		frame[port.EtherSize+ipSize+3] = serverPort
+		return errors.Join(p.Send(frame), p.Close())
 	})
 	if err != nil {
 		g.t.Fatal(err)
@@ -417,15 +419,15 @@ func TestWhatAGuestMayNotSay(t *testing.T) {
 		name string
 		src  vpc.MAC
 		msg  *dhcpv4.DHCPv4
-		drop Drop
+		drop dhcp.Drop
 	}{
-		{"a message in the name of another MAC", webMAC, message(dhcpv4.MessageTypeRelease, webMAC2, ciaddr("10.20.1.11")), DropSpoofed},
-		{"a relay's message", webMAC, message(dhcpv4.MessageTypeDiscover, webMAC, giaddr("10.20.1.10")), DropRelay},
+		{"a message in the name of another MAC", webMAC, message(dhcpv4.MessageTypeRelease, webMAC2, ciaddr("10.20.1.11")), dhcp.DropSpoofed},
+		{"a relay's message", webMAC, message(dhcpv4.MessageTypeDiscover, webMAC, giaddr("10.20.1.10")), dhcp.DropRelay},
 		{"a server's message", webMAC, func() *dhcpv4.DHCPv4 {
 			m := message(dhcpv4.MessageTypeOffer, webMAC)
 			m.OpCode = dhcpv4.OpcodeBootReply
 			return m
-		}(), DropNotClient},
+		}(), dhcp.DropNotClient},
 	} {
 		g.speak(s, tt.src, tt.msg)
 		g.eventually(tt.name, func() error {
@@ -478,7 +480,7 @@ func TestRelayedClientsAreServedThroughTheirRelay(t *testing.T) {
 	send(impostor, message(dhcpv4.MessageTypeDiscover, farMAC, giaddr("10.20.3.1")))
 	send(relaySide, message(dhcpv4.MessageTypeDiscover, webMAC, giaddr("10.20.1.253"))) // a vSwitch that does not name it
 	g.eventually("what is not that relay's to ask", func() error {
-		if got := g.Stats().Dropped[DropRelay.String()]; got != 2 {
+		if got := g.Stats().Dropped[dhcp.DropRelay.String()]; got != 2 {
 			return fmt.Errorf("%d dropped, want 2", got)
 		}
 		return nil
@@ -510,11 +512,11 @@ func TestRelayedClientsAreServedThroughTheirRelay(t *testing.T) {
 	g.set(spec(func(v *vpc.VPCSpec) { v.VSwitches[2].Attach = vpc.AttachSpec{Bridge: "gh-far"} }))
 	g.eventually("the port on a link that is not ours", func() error {
 		return g.space.Do(func() error {
-			l, err := openLink("wan", false)
+			l, err := port.Reserve("udp4", "wan", serverPort, false)
 			if err != nil {
 				return err
 			}
-			return l.conn.Close()
+			return l.Close()
 		})
 	})
 }

@@ -3,29 +3,21 @@ package dhcp4
 import (
 	"errors"
 	"net/netip"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"gatehouse/server/dhcp"
 	"gatehouse/server/lease"
 	"gatehouse/vpc"
 )
 
-// decision is what becomes of a request. Exactly one of drop, enrol and reply is set, or none: nothing more to do.
-type decision struct {
-	drop  Drop
-	enrol bool       // make it an instance, then decide again
-	reply *Reply     // send this …
-	lease *vpc.Lease // … but only once this is durable
-}
+func dropped(d dhcp.Drop) dhcp.Decision { return dhcp.Decision{Drop: d} }
 
-func dropped(d Drop) decision { return decision{drop: d} }
-
-// decide says what the answer to a request on a vSwitch is. It reads and changes only what the lease engine holds in
-// memory. relayed says that the request came by a relay that the vSwitch names.
-func decide(leases *lease.Engine, r *Request, w *vpc.VSwitch, relayed bool) decision {
-	x := exchange{leases: leases, Request: r, vswitch: w, server: w.GatewayAddr(vpc.IPv4), client: clientOf(r, w.ID)}
-	if relayed && r.ServerOverride.IsValid() {
+// Decide says what the answer to the request on a vSwitch is. It reads and changes only what the lease engine holds in
+// memory.
+func (r *Request) Decide(leases *lease.Engine, w *vpc.VSwitch) dhcp.Decision {
+	x := exchange{leases: leases, Request: r, vswitch: w, server: w.GatewayAddr(vpc.IPv4), client: r.Sender(w.ID)}
+	if r.Relayed() && r.ServerOverride.IsValid() {
 		x.server = r.ServerOverride
 	}
 	switch r.Type {
@@ -40,11 +32,6 @@ func decide(leases *lease.Engine, r *Request, w *vpc.VSwitch, relayed bool) deci
 	default:
 		return x.inform()
 	}
-}
-
-// clientOf is who sent a request, as the lease engine knows clients.
-func clientOf(r *Request, vswitchID string) lease.Client {
-	return lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv4, ClientID: r.clientIDText(), Hostname: r.Hostname}
 }
 
 // exchange is one request with what is needed to answer it.
@@ -64,20 +51,20 @@ func (x *exchange) ours() bool {
 
 // discover offers the client its address (RFC 2131 section 4.3.1), or gives it at once to a client that asks for rapid
 // commit (RFC 4039).
-func (x *exchange) discover() decision {
+func (x *exchange) discover() dhcp.Decision {
 	l, nic, err := x.leases.Offer(x.client)
 	switch {
 	case errors.Is(err, lease.ErrUnknown):
-		return decision{enrol: true}
+		return dhcp.Decision{Enrol: true}
 	case err != nil:
-		return dropped(dropOf(err))
+		return dropped(dhcp.DropOf(err))
 	}
 	if x.has(dhcpv4.OptionRapidCommit) {
 		p := x.ack(nic, l.Address)
 		p.must(dhcpv4.OptionRapidCommit, nil)
-		return decision{reply: p, lease: &l}
+		return dhcp.Decision{Reply: p, Lease: &l}
 	}
-	return decision{reply: x.grant(dhcpv4.MessageTypeOffer, nic, l.Address)}
+	return dhcp.Decision{Reply: x.grant(dhcpv4.MessageTypeOffer, nic, l.Address)}
 }
 
 // request answers a REQUEST (RFC 2131 section 4.3.2). The three kinds differ in where the client states the address:
@@ -85,22 +72,22 @@ func (x *exchange) discover() decision {
 //	SELECTING             server identifier; option 50
 //	INIT-REBOOT           no server identifier; option 50; no ciaddr
 //	RENEWING, REBINDING   no server identifier; ciaddr
-func (x *exchange) request() decision {
+func (x *exchange) request() dhcp.Decision {
 	if x.Server.IsValid() && !x.ours() {
 		x.leases.Withdraw(x.client)
-		return dropped(DropOtherServer)
+		return dropped(dhcp.DropOtherServer)
 	}
 	want := x.Requested
 	if x.Client.IsValid() && (!x.Server.IsValid() || !want.IsValid()) {
 		want = x.Client
 	}
 	if !want.IsValid() {
-		return dropped(DropMalformed)
+		return dropped(dhcp.DropMalformed)
 	}
 	l, nic, err := x.leases.Bind(x.client, want)
 	switch {
 	case err == nil:
-		return decision{reply: x.ack(nic, l.Address), lease: &l}
+		return dhcp.Decision{Reply: x.ack(nic, l.Address), Lease: &l}
 	case errors.Is(err, lease.ErrNotYours), errors.Is(err, lease.ErrNoAddress):
 		return x.nak("not the address of this interface")
 	case errors.Is(err, lease.ErrElsewhere):
@@ -114,49 +101,49 @@ func (x *exchange) request() decision {
 			return x.nak("no such interface")
 		}
 	}
-	return dropped(dropOf(err))
+	return dropped(dhcp.DropOf(err))
 }
 
 // release ends a lease (RFC 2131 section 4.3.4). It is not answered.
-func (x *exchange) release() decision {
+func (x *exchange) release() dhcp.Decision {
 	if x.Server.IsValid() && !x.ours() {
-		return dropped(DropOtherServer)
+		return dropped(dhcp.DropOtherServer)
 	}
 	if _, err := x.leases.Release(x.client, x.Client); err != nil {
-		return dropped(dropOf(err))
+		return dropped(dhcp.DropOf(err))
 	}
-	return decision{}
+	return dhcp.Decision{}
 }
 
 // decline quarantines an address that the client found in use (RFC 2131 section 4.3.3). It is not answered.
-func (x *exchange) decline() decision {
+func (x *exchange) decline() dhcp.Decision {
 	if x.Server.IsValid() && !x.ours() {
-		return dropped(DropOtherServer)
+		return dropped(dhcp.DropOtherServer)
 	}
 	if _, err := x.leases.Decline(x.client, x.Requested); err != nil {
-		return dropped(dropOf(err))
+		return dropped(dhcp.DropOf(err))
 	}
-	return decision{}
+	return dhcp.Decision{}
 }
 
 // inform tells a guest that configured its address itself about the network (RFC 2131 section 4.3.5): no address, no
 // lease.
-func (x *exchange) inform() decision {
+func (x *exchange) inform() dhcp.Decision {
 	nic, _, err := x.leases.Lookup(x.client)
 	if err != nil {
-		return dropped(dropOf(err))
+		return dropped(dhcp.DropOf(err))
 	}
 	known := false
 	for a := range nic.Addrs {
 		known = known || a == x.Client
 	}
 	if !known {
-		return dropped(DropNotYours)
+		return dropped(dhcp.DropNotYours)
 	}
 	p := newReply(x.Request, dhcpv4.MessageTypeAck, x.server)
 	p.Client = x.Client
 	p.addNetwork(x.Request, nic)
-	return decision{reply: p}
+	return dhcp.Decision{Reply: p}
 }
 
 // ack is the reply that gives an address.
@@ -176,28 +163,9 @@ func (x *exchange) grant(kind dhcpv4.MessageType, nic *vpc.Interface, addr netip
 }
 
 // nak sends the client back to DISCOVER (RFC 2131 table 3: neither addresses nor settings).
-func (x *exchange) nak(why string) decision {
+func (x *exchange) nak(why string) dhcp.Decision {
 	p := newReply(x.Request, dhcpv4.MessageTypeNak, x.server)
 	p.Broadcast = p.Broadcast || x.Relay.IsValid() // the relay shall broadcast it: section 4.3.2
 	p.must(dhcpv4.OptionMessage, []byte(why))
-	return decision{reply: p}
+	return dhcp.Decision{Reply: p, Refused: why}
 }
-
-// relayedVSwitch returns the vSwitch of a request that a relay sent: of those that name the relay, the one that the link
-// selection (RFC 3527), else giaddr, lies in; nil when there is none.
-func relayedVSwitch(candidates []*vpc.VSwitch, r *Request) *vpc.VSwitch {
-	link := r.Relay
-	if r.LinkSelection.IsValid() {
-		link = r.LinkSelection
-	}
-	for _, w := range candidates {
-		if w.CIDRBlock.Contains(link) {
-			return w
-		}
-	}
-	return nil
-}
-
-// staleAfter is when a queued request is no longer worth an answer: its client has sent another by then (the first
-// retransmission comes after 4 s, RFC 2131 section 4.1).
-const staleAfter = 3 * time.Second

@@ -7,6 +7,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"gatehouse/server/dhcp"
 	"gatehouse/vpc"
 )
 
@@ -33,12 +34,11 @@ func TestDecide(t *testing.T) {
 		vswitch string
 		leases  []vpc.Lease
 		msg     *dhcpv4.DHCPv4
-		relayed bool
 		reply   dhcpv4.MessageType // none: silence
 		your    string
 		durable bool // the reply waits for the store
 		enrol   bool
-		drop    Drop
+		drop    dhcp.Drop
 	}{
 		// DISCOVER
 		{name: "a DISCOVER is offered the interface's address", vswitch: webID, msg: message(discover, webMAC), reply: offer, your: "10.20.1.10"},
@@ -46,15 +46,15 @@ func TestDecide(t *testing.T) {
 		{name: "a DISCOVER of a client with a lease is offered it again", vswitch: webID, leases: []vpc.Lease{held}, msg: message(discover, webMAC), reply: offer, your: "10.20.1.10"},
 		{name: "a DISCOVER with rapid commit is given the address at once", vswitch: webID, msg: message(discover, webMAC, option(dhcpv4.OptionRapidCommit)), reply: ack, your: "10.20.1.10", durable: true},
 		{name: "a DISCOVER of an unknown MAC is enrolled", vswitch: webID, msg: message(discover, stranger), enrol: true},
-		{name: "a DISCOVER of an unknown MAC is ignored where enrolment is closed", vswitch: lockID, msg: message(discover, stranger), drop: DropUnknown},
-		{name: "a DISCOVER on another vSwitch is ignored", vswitch: lockID, msg: message(discover, webMAC), drop: DropElsewhere},
-		{name: "a DISCOVER for a quarantined address is ignored", vswitch: webID, leases: []vpc.Lease{declined}, msg: message(discover, webMAC), drop: DropQuarantined},
+		{name: "a DISCOVER of an unknown MAC is ignored where enrolment is closed", vswitch: lockID, msg: message(discover, stranger), drop: dhcp.DropUnknown},
+		{name: "a DISCOVER on another vSwitch is ignored", vswitch: lockID, msg: message(discover, webMAC), drop: dhcp.DropElsewhere},
+		{name: "a DISCOVER for a quarantined address is ignored", vswitch: webID, leases: []vpc.Lease{declined}, msg: message(discover, webMAC), drop: dhcp.DropQuarantined},
 
 		// REQUEST, SELECTING
 		{name: "SELECTING gets what it was offered", vswitch: webID, msg: message(request, webMAC, server("10.20.1.253"), requested("10.20.1.10")), reply: ack, your: "10.20.1.10", durable: true},
-		{name: "SELECTING another server is none of ours", vswitch: webID, msg: message(request, webMAC, server("10.20.1.1"), requested("10.20.1.10")), drop: DropOtherServer},
+		{name: "SELECTING another server is none of ours", vswitch: webID, msg: message(request, webMAC, server("10.20.1.1"), requested("10.20.1.10")), drop: dhcp.DropOtherServer},
 		{name: "SELECTING an address that was not offered is refused", vswitch: webID, msg: message(request, webMAC, server("10.20.1.253"), requested("10.20.1.11")), reply: nak},
-		{name: "SELECTING without an address is malformed", vswitch: webID, msg: message(request, webMAC, server("10.20.1.253")), drop: DropMalformed},
+		{name: "SELECTING without an address is malformed", vswitch: webID, msg: message(request, webMAC, server("10.20.1.253")), drop: dhcp.DropMalformed},
 		{name: "SELECTING by an unknown MAC is refused", vswitch: webID, msg: message(request, stranger, server("10.20.1.253"), requested("10.20.1.10")), reply: nak},
 		{name: "SELECTING that states its address in ciaddr is understood", vswitch: webID, msg: message(request, webMAC, server("10.20.1.253"), ciaddr("10.20.1.10")), reply: ack, your: "10.20.1.10", durable: true},
 
@@ -67,7 +67,7 @@ func TestDecide(t *testing.T) {
 		{name: "INIT-REBOOT on another vSwitch is refused", vswitch: lockID, msg: message(request, webMAC, requested("10.20.1.10")), reply: nak},
 		{name: "INIT-REBOOT by an unknown MAC is refused, so that it enrols", vswitch: webID, msg: message(request, stranger, requested("10.20.1.50")), reply: nak},
 		{name: "INIT-REBOOT by an unknown MAC is refused on a closed bridge of ours", vswitch: lockID, msg: message(request, stranger, requested("10.20.4.50")), reply: nak},
-		{name: "INIT-REBOOT by an unknown MAC on a closed foreign link may be another server's", vswitch: physID, msg: message(request, stranger, requested("10.20.2.50")), drop: DropUnknown},
+		{name: "INIT-REBOOT by an unknown MAC on a closed foreign link may be another server's", vswitch: physID, msg: message(request, stranger, requested("10.20.2.50")), drop: dhcp.DropUnknown},
 		{name: "INIT-REBOOT by a MAC that we served once is refused on a foreign link", vswitch: physID, leases: []vpc.Lease{physHeld}, msg: message(request, stranger, requested("10.20.2.77")), reply: nak},
 		{name: "INIT-REBOOT with a quarantined address is refused", vswitch: webID, leases: []vpc.Lease{declined}, msg: message(request, webMAC, requested("10.20.1.10")), reply: nak},
 
@@ -77,58 +77,58 @@ func TestDecide(t *testing.T) {
 		{name: "RENEWING after the reservation changed is refused", vswitch: webID, leases: []vpc.Lease{bound(webMAC, "10.20.1.30", "eni-web-1")}, msg: message(request, webMAC, ciaddr("10.20.1.30")), reply: nak},
 		{name: "REBINDING without a lease on record is extended", vswitch: webID, msg: message(request, webMAC, ciaddr("10.20.1.10"), broadcast), reply: ack, your: "10.20.1.10", durable: true},
 		{name: "RENEWING by an instance that is gone is refused", vswitch: webID, msg: message(request, stranger, ciaddr("10.20.1.50")), reply: nak},
-		{name: "a REQUEST that states no address is malformed", vswitch: webID, msg: message(request, webMAC), drop: DropMalformed},
+		{name: "a REQUEST that states no address is malformed", vswitch: webID, msg: message(request, webMAC), drop: dhcp.DropMalformed},
 
 		// RELEASE and DECLINE
 		{name: "a RELEASE is not answered", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeRelease, webMAC, ciaddr("10.20.1.10"), server("10.20.1.253"))},
-		{name: "a RELEASE to another server is none of ours", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeRelease, webMAC, ciaddr("10.20.1.10"), server("10.20.1.1")), drop: DropOtherServer},
-		{name: "a RELEASE of somebody else's lease is ignored", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeRelease, webMAC2, ciaddr("10.20.1.10"), server("10.20.1.253")), drop: DropNotYours},
-		{name: "a RELEASE of an unknown MAC enrols nobody", vswitch: webID, msg: message(dhcpv4.MessageTypeRelease, stranger, ciaddr("10.20.1.10"), server("10.20.1.253")), drop: DropUnknown},
+		{name: "a RELEASE to another server is none of ours", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeRelease, webMAC, ciaddr("10.20.1.10"), server("10.20.1.1")), drop: dhcp.DropOtherServer},
+		{name: "a RELEASE of somebody else's lease is ignored", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeRelease, webMAC2, ciaddr("10.20.1.10"), server("10.20.1.253")), drop: dhcp.DropNotYours},
+		{name: "a RELEASE of an unknown MAC enrols nobody", vswitch: webID, msg: message(dhcpv4.MessageTypeRelease, stranger, ciaddr("10.20.1.10"), server("10.20.1.253")), drop: dhcp.DropUnknown},
 		{name: "a DECLINE is not answered", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeDecline, webMAC, requested("10.20.1.10"), server("10.20.1.253"))},
-		{name: "a DECLINE of what was not leased is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeDecline, webMAC, requested("10.20.1.10"), server("10.20.1.253")), drop: DropNotYours},
-		{name: "a DECLINE of somebody else's lease is ignored", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeDecline, webMAC2, requested("10.20.1.10"), server("10.20.1.253")), drop: DropNotYours},
-		{name: "a DECLINE to another server is none of ours", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeDecline, webMAC, requested("10.20.1.10"), server("10.20.1.1")), drop: DropOtherServer},
+		{name: "a DECLINE of what was not leased is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeDecline, webMAC, requested("10.20.1.10"), server("10.20.1.253")), drop: dhcp.DropNotYours},
+		{name: "a DECLINE of somebody else's lease is ignored", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeDecline, webMAC2, requested("10.20.1.10"), server("10.20.1.253")), drop: dhcp.DropNotYours},
+		{name: "a DECLINE to another server is none of ours", vswitch: webID, leases: []vpc.Lease{held}, msg: message(dhcpv4.MessageTypeDecline, webMAC, requested("10.20.1.10"), server("10.20.1.1")), drop: dhcp.DropOtherServer},
 
 		// INFORM
 		{name: "an INFORM is told about the network and gets no address", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC, ciaddr("10.20.1.10")), reply: ack},
 		{name: "an INFORM from a secondary address is answered", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC, ciaddr("10.20.1.20")), reply: ack},
-		{name: "an INFORM from somebody else's address is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC, ciaddr("10.20.1.11")), drop: DropNotYours},
-		{name: "an INFORM without an address is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC), drop: DropNotYours},
-		{name: "an INFORM of an unknown MAC is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, stranger, ciaddr("10.20.1.10")), drop: DropUnknown},
+		{name: "an INFORM from somebody else's address is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC, ciaddr("10.20.1.11")), drop: dhcp.DropNotYours},
+		{name: "an INFORM without an address is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, webMAC), drop: dhcp.DropNotYours},
+		{name: "an INFORM of an unknown MAC is ignored", vswitch: webID, msg: message(dhcpv4.MessageTypeInform, stranger, ciaddr("10.20.1.10")), drop: dhcp.DropUnknown},
 
 		// by a relay
-		{name: "a relayed DISCOVER is offered the interface's address", vswitch: farID, relayed: true, msg: message(discover, farMAC, giaddr("10.20.3.1")), reply: offer, your: "10.20.3.10"},
-		{name: "a relay may put its own address in place of the server's", vswitch: farID, relayed: true, reply: ack, your: "10.20.3.10", durable: true,
+		{name: "a relayed DISCOVER is offered the interface's address", vswitch: farID, msg: message(discover, farMAC, giaddr("10.20.3.1")), reply: offer, your: "10.20.3.10"},
+		{name: "a relay may put its own address in place of the server's", vswitch: farID, reply: ack, your: "10.20.3.10", durable: true,
 			msg: message(request, farMAC, giaddr("10.20.3.1"), server("10.20.3.1"), requested("10.20.3.10"), option(dhcpv4.OptionRelayAgentInformation, relayServerID, 4, 10, 20, 3, 1))},
-		{name: "a guest may not", vswitch: webID, drop: DropOtherServer,
+		{name: "a guest may not", vswitch: webID, drop: dhcp.DropOtherServer,
 			msg: message(request, webMAC, server("10.20.1.1"), requested("10.20.1.10"), option(dhcpv4.OptionRelayAgentInformation, relayServerID, 4, 10, 20, 1, 1))},
 	}
 	snap := spec(nil)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			e := newEngine(t, snap, tt.leases...)
-			d := decide(e, parse(t, tt.msg), e.VSwitch(tt.vswitch), tt.relayed)
-			if d.drop != tt.drop || d.enrol != tt.enrol || (d.lease != nil) != tt.durable {
-				t.Errorf("drop %q, enrol %t, durable %t; want %q, %t, %t", d.drop, d.enrol, d.lease != nil, tt.drop, tt.enrol, tt.durable)
+			d := parse(t, tt.msg).Decide(e, e.VSwitch(tt.vswitch))
+			if d.Drop != tt.drop || d.Enrol != tt.enrol || (d.Lease != nil) != tt.durable {
+				t.Errorf("drop %q, enrol %t, durable %t; want %q, %t, %t", d.Drop, d.Enrol, d.Lease != nil, tt.drop, tt.enrol, tt.durable)
 			}
 			if tt.reply == none {
-				if d.reply != nil {
-					t.Fatalf("answered with %s, want silence", d.reply.Type)
+				if replyOf(d) != nil {
+					t.Fatalf("answered with %s, want silence", replyOf(d).Type)
 				}
 				return
 			}
-			if d.reply == nil || d.reply.Type != tt.reply {
-				t.Fatalf("answered with %+v, want %s", d.reply, tt.reply)
+			if replyOf(d) == nil || replyOf(d).Type != tt.reply {
+				t.Fatalf("answered with %+v, want %s", replyOf(d), tt.reply)
 			}
 			want := netip.Addr{}
 			if tt.your != "" {
 				want = addr(tt.your)
 			}
-			if d.reply.Your != want {
-				t.Errorf("address %s, want %s", d.reply.Your, want)
+			if replyOf(d).Your != want {
+				t.Errorf("address %s, want %s", replyOf(d).Your, want)
 			}
-			if d.lease != nil && (d.lease.Address != want || d.lease.MAC != vpc.MAC(tt.msg.ClientHWAddr)) {
-				t.Errorf("the lease is %+v", d.lease)
+			if d.Lease != nil && (d.Lease.Address != want || d.Lease.MAC != vpc.MAC(tt.msg.ClientHWAddr)) {
+				t.Errorf("the lease is %+v", d.Lease)
 			}
 		})
 	}
@@ -136,13 +136,13 @@ func TestDecide(t *testing.T) {
 
 func TestWhatARenewalCarries(t *testing.T) {
 	e := newEngine(t, spec(nil))
-	d := decide(e, parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.10"))), e.VSwitch(webID), false)
-	m := decoded(t, d.reply.Encode())
+	d := parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.10"))).Decide(e, e.VSwitch(webID))
+	m := decoded(t, replyOf(d).Encode())
 	if got := unlessZero(m.ClientIPAddr); got != addr("10.20.1.10") {
 		t.Errorf("ciaddr %s: an ACK copies it (RFC 2131 table 3)", got)
 	}
-	d = decide(e, parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.99"), option(dhcpv4.OptionClientIdentifier, 7, 7))), e.VSwitch(webID), false)
-	m = decoded(t, d.reply.Encode())
+	d = parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.99"), option(dhcpv4.OptionClientIdentifier, 7, 7))).Decide(e, e.VSwitch(webID))
+	m = decoded(t, replyOf(d).Encode())
 	if len(m.Options) != 4 {
 		t.Errorf("a NAK carries type, server, client identifier and a message only:\n%s", m.Summary())
 	}
@@ -172,19 +172,9 @@ func TestTheRelaysVSwitch(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := relayedVSwitch(tt.candidates, parse(t, tt.msg)); got != tt.want {
+			if got := parse(t, tt.msg).VSwitch(tt.candidates); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
-	}
-}
-
-func TestDropsHaveNames(t *testing.T) {
-	seen := map[string]bool{}
-	for d := DropNone + 1; d < drops; d++ {
-		if s := d.String(); s == "" || s == "unknown" || seen[s] {
-			t.Errorf("drop %d is called %q", d, s)
-		}
-		seen[d.String()] = true
 	}
 }

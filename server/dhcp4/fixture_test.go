@@ -12,6 +12,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"gatehouse/server/dhcp"
 	"gatehouse/server/lease"
 	"gatehouse/vpc"
 )
@@ -172,4 +173,10 @@ func decoded(t *testing.T, b []byte) *dhcpv4.DHCPv4 {
 		t.Fatalf("a client cannot read the reply's overloaded fields: %v", err)
 	}
 	return m
+}
+
+// replyOf is the answer of a decision; nil when there is none.
+func replyOf(d dhcp.Decision) *Reply {
+	p, _ := d.Reply.(*Reply)
+	return p
 }

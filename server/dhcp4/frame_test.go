@@ -5,19 +5,22 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
 func TestFramesHaveRightChecksums(t *testing.T) {
 	for _, payload := range [][]byte{{}, {1}, {1, 2, 3}, bytes.Repeat([]byte{0xff}, 301), bytes.Repeat([]byte{7}, maxMessage)} {
 		b := buildFrame(webMAC2, webMAC, addr("10.20.1.253"), addr("10.20.1.10"), payload)
-		ip := b[etherSize : etherSize+ipSize]
-		if got := fold(sum(0, ip)); got != 0xffff {
+		ip := b[port.EtherSize : port.EtherSize+ipSize]
+		if got := port.Fold(port.Sum(0, ip)); got != 0xffff {
 			t.Errorf("%d bytes: the IP header sums up to %#x", len(payload), got)
 		}
-		udp := b[etherSize+ipSize:]
-		pseudo := sum(uint32(vpc.ProtocolUDP)+uint32(len(udp)), ip[12:20])
-		if got := fold(sum(pseudo, udp)); got != 0xffff {
+		udp := b[port.EtherSize+ipSize:]
+		pseudo := port.Sum(uint32(vpc.ProtocolUDP)+uint32(len(udp)), ip[12:20])
+		if got := port.Fold(port.Sum(pseudo, udp)); got != 0xffff {
 			t.Errorf("%d bytes: the datagram sums up to %#x", len(payload), got)
 		}
 		if src, dst := binary.BigEndian.Uint16(udp), binary.BigEndian.Uint16(udp[2:]); src != 67 || dst != 68 {
@@ -31,7 +34,7 @@ func TestAChecksumOfZeroIsSentAsOnes(t *testing.T) {
 	for v := range 1 << 16 {
 		payload := []byte{byte(v >> 8), byte(v)}
 		b := buildFrame(webMAC2, webMAC, addr("10.20.1.253"), addr("10.20.1.10"), payload)
-		if check := binary.BigEndian.Uint16(b[etherSize+ipSize+6:]); check == 0 {
+		if check := binary.BigEndian.Uint16(b[port.EtherSize+ipSize+6:]); check == 0 {
 			t.Fatalf("payload %x is sent without a checksum", payload)
 		}
 	}
@@ -40,7 +43,7 @@ func TestAChecksumOfZeroIsSentAsOnes(t *testing.T) {
 func TestParseFrame(t *testing.T) {
 	good := func() []byte {
 		b := buildFrame(webMAC, broadcastMAC, addr("0.0.0.0"), addr("255.255.255.255"), []byte("a message"))
-		binary.BigEndian.PutUint16(b[etherSize+ipSize+2:], serverPort)
+		binary.BigEndian.PutUint16(b[port.EtherSize+ipSize+2:], serverPort)
 		return b
 	}
 	d, ok := parseFrame(good())
@@ -74,6 +77,25 @@ func TestParseFrame(t *testing.T) {
 	} {
 		if d, ok := parseFrame(tt.change(good())); ok {
 			t.Errorf("%s was read: %+v", tt.name, d)
+		}
+	}
+}
+
+func TestKeysTellMessagesApart(t *testing.T) {
+	discover, again := message(dhcpv4.MessageTypeDiscover, webMAC), message(dhcpv4.MessageTypeDiscover, webMAC)
+	again.NumSeconds = 4
+	if keyOf(discover.ToBytes()) != keyOf(again.ToBytes()) {
+		t.Error("a retransmission has another key")
+	}
+	other := message(dhcpv4.MessageTypeDiscover, webMAC)
+	other.TransactionID = dhcpv4.TransactionID{9}
+	for name, m := range map[string]*dhcpv4.DHCPv4{
+		"another client":      message(dhcpv4.MessageTypeDiscover, webMAC2),
+		"another message":     message(dhcpv4.MessageTypeRequest, webMAC),
+		"another transaction": other,
+	} {
+		if keyOf(m.ToBytes()) == keyOf(discover.ToBytes()) {
+			t.Errorf("%s has the same key", name)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -68,17 +67,11 @@ func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
 	set := &w.VPC.DHCPOptions
 	switch code {
 	case dhcpv4.OptionDomainNameServer.Code():
-		if len(set.DomainNameServers) == 0 && w.HasLink() { // behind a relay the gateway's address is not ours
-			return w.GatewayAddr(vpc.IPv4).AsSlice()
-		}
-		return addrs(set.DomainNameServers)
+		return addrs(w.Resolvers(vpc.IPv4))
 	case dhcpv4.OptionHostName.Code():
-		return []byte(Hostname(nic))
+		return []byte(nic.Hostname())
 	case dhcpv4.OptionDomainName.Code():
-		if set.DomainName != "" {
-			return []byte(strings.TrimSuffix(set.DomainName, "."))
-		}
-		return []byte(w.VPC.Domain)
+		return []byte(w.VPC.DomainName())
 	case dhcpv4.OptionInterfaceMTU.Code():
 		if set.MTU > 0 && set.MTU <= math.MaxUint16 {
 			return binary.BigEndian.AppendUint16(nil, uint16(set.MTU))
@@ -95,17 +88,6 @@ func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
 		return routes
 	}
 	return nil
-}
-
-// Hostname is the name that a guest is told to be its own: the form that the instance's private DNS options choose.
-func Hostname(nic *vpc.Interface) string {
-	switch nic.Instance.PrivateDNS.HostnameType {
-	case vpc.HostnameIPBased:
-		return "ip-" + strings.ReplaceAll(nic.PrivateIP.String(), ".", "-")
-	case vpc.HostnameInstanceID:
-		return nic.Instance.ID
-	}
-	return nic.Instance.Name
 }
 
 // onForeignLink reports whether the vSwitch's guests are on a switch that is not ours. They are told that nobody is on
@@ -160,15 +142,7 @@ func addrs(list []netip.Addr) []byte {
 func searchList(domains []string) []byte {
 	var b []byte
 	for _, d := range domains {
-		name := strings.TrimSuffix(d, ".")
-		if hostname([]byte(strings.ReplaceAll(name, "_", "x"))) == "" {
-			continue
-		}
-		for label := range strings.SplitSeq(name, ".") {
-			b = append(b, byte(len(label)))
-			b = append(b, label...)
-		}
-		b = append(b, 0)
+		b, _ = vpc.AppendName(b, d)
 	}
 	return b
 }

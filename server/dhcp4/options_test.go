@@ -16,11 +16,11 @@ import (
 func offerTo(t *testing.T, change func(*vpc.VPCSpec), vswitch string, mac vpc.MAC, changes ...with) (*dhcpv4.DHCPv4, []byte) {
 	t.Helper()
 	e := newEngine(t, spec(change))
-	d := decide(e, parse(t, message(dhcpv4.MessageTypeDiscover, mac, changes...)), e.VSwitch(vswitch), vswitch == farID)
-	if d.reply == nil {
-		t.Fatalf("no offer: %s", d.drop)
+	d := parse(t, message(dhcpv4.MessageTypeDiscover, mac, changes...)).Decide(e, e.VSwitch(vswitch))
+	if replyOf(d) == nil {
+		t.Fatalf("no offer: %s", d.Drop)
 	}
-	b := d.reply.Encode()
+	b := replyOf(d).Encode()
 	return decoded(t, b), b
 }
 
@@ -166,8 +166,8 @@ func TestTheOrderOfOptions(t *testing.T) {
 
 func TestAShortReplyIsPadded(t *testing.T) {
 	e := newEngine(t, spec(nil))
-	d := decide(e, parse(t, message(dhcpv4.MessageTypeRequest, webMAC, requested("10.20.1.99"))), e.VSwitch(webID), false)
-	if b := d.reply.Encode(); len(b) != minMessage {
+	d := parse(t, message(dhcpv4.MessageTypeRequest, webMAC, requested("10.20.1.99"))).Decide(e, e.VSwitch(webID))
+	if b := replyOf(d).Encode(); len(b) != minMessage {
 		t.Errorf("%d bytes, want %d: old clients refuse less", len(b), minMessage)
 	}
 }
@@ -280,8 +280,8 @@ func TestRoute(t *testing.T) {
 
 func TestARelayedNAKAsksTheRelayToBroadcast(t *testing.T) {
 	e := newEngine(t, spec(nil))
-	d := decide(e, parse(t, message(dhcpv4.MessageTypeRequest, farMAC, giaddr("10.20.3.1"), requested("10.20.3.99"))), e.VSwitch(farID), true)
-	if m := decoded(t, d.reply.Encode()); !m.IsBroadcast() || unlessZero(m.GatewayIPAddr) != addr("10.20.3.1") {
+	d := parse(t, message(dhcpv4.MessageTypeRequest, farMAC, giaddr("10.20.3.1"), requested("10.20.3.99"))).Decide(e, e.VSwitch(farID))
+	if m := decoded(t, replyOf(d).Encode()); !m.IsBroadcast() || unlessZero(m.GatewayIPAddr) != addr("10.20.3.1") {
 		t.Errorf("no broadcast flag (RFC 2131 section 4.3.2):\n%s", m.Summary())
 	}
 }

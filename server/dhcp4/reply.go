@@ -7,6 +7,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -35,12 +36,14 @@ type Reply struct {
 	May       []Option // sent in this order as far as there is room
 	RelayInfo []byte   // option 82, echoed last; the relay takes it out before the client sees it
 	MaxSize   int      // bytes that the client takes
+
+	request *Request
 }
 
 // newReply starts the answer to a request: what every answer copies from it (RFC 2131 table 3).
 func newReply(r *Request, kind dhcpv4.MessageType, server netip.Addr) *Reply {
 	p := &Reply{
-		Type: kind, XID: r.Msg.TransactionID, MAC: r.MAC, Broadcast: r.Broadcast, Relay: r.Relay,
+		Type: kind, XID: r.Msg.TransactionID, MAC: r.MAC, Broadcast: r.Broadcast, Relay: r.Relay, request: r,
 		RelayInfo: r.Msg.Options[dhcpv4.OptionRelayAgentInformation.Code()], MaxSize: r.MaxSize,
 	}
 	p.must(dhcpv4.OptionServerIdentifier, server.AsSlice())
@@ -166,5 +169,17 @@ func Route(r *Request, p *Reply) Destination {
 	}
 	return Destination{IP: p.Your, MAC: r.MAC}
 }
+
+// Kind is the message type.
+func (p *Reply) Kind() byte { return byte(p.Type) }
+
+// Frame is the reply as it goes to a guest, from the vSwitch's gateway.
+func (p *Reply) Frame(from port.Port, w *vpc.VSwitch) []byte {
+	to := Route(p.request, p)
+	return buildFrame(from.LinkMAC, to.MAC, w.GatewayAddr(vpc.IPv4), to.IP, p.Encode())
+}
+
+// Datagram is the reply as it goes to the relay.
+func (p *Reply) Datagram() (netip.Addr, []byte) { return Route(p.request, p).Relay, p.Encode() }
 
 func uint32Bytes(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

@@ -3,13 +3,14 @@ package dhcp4
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 
+	"gatehouse/server/dhcp"
+	"gatehouse/server/lease"
 	"gatehouse/vpc"
 )
 
@@ -35,12 +36,6 @@ const (
 	relayServerID           = 11 // sub-option of 82, RFC 5107
 )
 
-// Why a message is not answered at all. The text of each is a counter's label.
-var (
-	errMalformed = errors.New("malformed")
-	errNotClient = errors.New("not a client's message")
-)
-
 // Request is a client's message that has passed every check that needs no knowledge of the network.
 type Request struct {
 	Msg       *dhcpv4.DHCPv4
@@ -64,37 +59,37 @@ type Request struct {
 // The error says that the message is malformed, or is not from a client; either way it is not answered.
 func ParseRequest(b []byte) (*Request, error) {
 	if len(b) < headerSize+cookieSize || len(b) > maxMessage {
-		return nil, fmt.Errorf("%w: %d bytes", errMalformed, len(b))
+		return nil, fmt.Errorf("%w: %d bytes", dhcp.ErrMalformed, len(b))
 	}
 	if b[0] != byte(dhcpv4.OpcodeBootRequest) {
-		return nil, fmt.Errorf("%w: op %d", errNotClient, b[0])
+		return nil, fmt.Errorf("%w: op %d", dhcp.ErrNotClient, b[0])
 	}
 	if b[1] != byte(iana.HWTypeEthernet) || b[2] != 6 {
-		return nil, fmt.Errorf("%w: hardware type %d with %d octets", errMalformed, b[1], b[2])
+		return nil, fmt.Errorf("%w: hardware type %d with %d octets", dhcp.ErrMalformed, b[1], b[2])
 	}
 	if b[3] > maxHops {
-		return nil, fmt.Errorf("%w: %d hops", errMalformed, b[3])
+		return nil, fmt.Errorf("%w: %d hops", dhcp.ErrMalformed, b[3])
 	}
 	m, err := dhcpv4.FromBytes(b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+		return nil, fmt.Errorf("%w: %w", dhcp.ErrMalformed, err)
 	}
 	if err := unfold(m, b); err != nil {
 		return nil, err
 	}
 	r := &Request{Msg: m, MAC: vpc.MAC(m.ClientHWAddr), Broadcast: m.IsBroadcast()}
 	if r.MAC.IsZero() || r.MAC[0]&1 != 0 {
-		return nil, fmt.Errorf("%w: hardware address %s", errMalformed, r.MAC)
+		return nil, fmt.Errorf("%w: hardware address %s", dhcp.ErrMalformed, r.MAC)
 	}
 	kind := m.Options[dhcpv4.OptionDHCPMessageType.Code()]
 	if len(kind) != 1 {
-		return nil, fmt.Errorf("%w: no message type", errMalformed)
+		return nil, fmt.Errorf("%w: no message type", dhcp.ErrMalformed)
 	}
 	switch r.Type = dhcpv4.MessageType(kind[0]); r.Type {
 	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeDecline,
 		dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeInform:
 	default:
-		return nil, fmt.Errorf("%w: message type %d", errNotClient, kind[0])
+		return nil, fmt.Errorf("%w: message type %d", dhcp.ErrNotClient, kind[0])
 	}
 	r.Client, r.Relay = unlessZero(m.ClientIPAddr), unlessZero(m.GatewayIPAddr)
 	if r.Requested, err = addrOption(m, dhcpv4.OptionRequestedIPAddress); err != nil {
@@ -104,7 +99,7 @@ func ParseRequest(b []byte) (*Request, error) {
 		return nil, err
 	}
 	if r.ClientID = m.Options[dhcpv4.OptionClientIdentifier.Code()]; len(r.ClientID) > maxClientID {
-		return nil, fmt.Errorf("%w: client identifier of %d bytes", errMalformed, len(r.ClientID))
+		return nil, fmt.Errorf("%w: client identifier of %d bytes", dhcp.ErrMalformed, len(r.ClientID))
 	}
 	r.Hostname = clientHostname(m)
 	r.MaxSize = maxSize(m)
@@ -120,16 +115,16 @@ func unfold(m *dhcpv4.DHCPv4, b []byte) error {
 		return nil
 	}
 	if len(over) != 1 || over[0] < 1 || over[0] > 3 {
-		return fmt.Errorf("%w: option overload", errMalformed)
+		return fmt.Errorf("%w: option overload", dhcp.ErrMalformed)
 	}
 	if over[0]&1 != 0 {
 		if err := m.Options.FromBytes(b[fileOffset : fileOffset+fileSize]); err != nil {
-			return fmt.Errorf("%w: options in file: %w", errMalformed, err)
+			return fmt.Errorf("%w: options in file: %w", dhcp.ErrMalformed, err)
 		}
 	}
 	if over[0]&2 != 0 {
 		if err := m.Options.FromBytes(b[snameOffset : snameOffset+snameSize]); err != nil {
-			return fmt.Errorf("%w: options in sname: %w", errMalformed, err)
+			return fmt.Errorf("%w: options in sname: %w", dhcp.ErrMalformed, err)
 		}
 	}
 	return nil
@@ -151,7 +146,7 @@ func addrOption(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (netip.Addr, error) {
 		return netip.Addr{}, nil
 	}
 	if len(v) != 4 {
-		return netip.Addr{}, fmt.Errorf("%w: option %d of %d bytes", errMalformed, code.Code(), len(v))
+		return netip.Addr{}, fmt.Errorf("%w: option %d of %d bytes", dhcp.ErrMalformed, code.Code(), len(v))
 	}
 	return netip.AddrFrom4([4]byte(v)), nil
 }
@@ -173,7 +168,7 @@ func clientHostname(m *dhcpv4.DHCPv4) string {
 		for len(v) > 0 && v[len(v)-1] == 0 { // some clients count the final NUL
 			v = v[:len(v)-1]
 		}
-		return hostname(v)
+		return dhcp.Hostname(v)
 	}
 	v := m.Options[dhcpv4.OptionFQDN.Code()]
 	if len(v) < 3 {
@@ -182,44 +177,12 @@ func clientHostname(m *dhcpv4.DHCPv4) string {
 	flags, name := v[0], v[3:]
 	const wireForm = 0x04
 	if flags&wireForm == 0 {
-		return hostname(name)
+		return dhcp.Hostname(name)
 	}
 	if len(name) == 0 || int(name[0]) > len(name)-1 {
 		return ""
 	}
-	return hostname(name[1 : 1+int(name[0])]) // the first label; a compression pointer is longer than the rest
-}
-
-// hostname returns b if it is a host name of RFC 1123 (labels of letters, digits and hyphens), else "".
-func hostname(b []byte) string {
-	if len(b) == 0 || len(b) > 253 {
-		return ""
-	}
-	label := 0
-	for i, c := range b {
-		switch {
-		case c == '.':
-			if label == 0 || b[i-1] == '-' {
-				return ""
-			}
-			label = 0
-			continue
-		case c == '-':
-			if label == 0 {
-				return ""
-			}
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		default:
-			return ""
-		}
-		if label++; label > 63 {
-			return ""
-		}
-	}
-	if last := b[len(b)-1]; last == '.' || last == '-' {
-		return ""
-	}
-	return string(b)
+	return dhcp.Hostname(name[1 : 1+int(name[0])]) // the first label; a compression pointer is longer than the rest
 }
 
 // relayInfo reads the sub-options of option 82 that concern us. One that is broken is as good as absent: only a relay
@@ -245,6 +208,31 @@ func relayInfo(v []byte) (link, server netip.Addr) {
 	return link, server
 }
 
+// Kind is the message type.
+func (r *Request) Kind() byte { return byte(r.Type) }
+
+// Relayed reports whether a relay sent it.
+func (r *Request) Relayed() bool { return r.Relay.IsValid() }
+
+// Sender is who sent it.
+func (r *Request) Sender(vswitchID string) lease.Client {
+	return lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv4, ClientID: hex.EncodeToString(r.ClientID), Hostname: r.Hostname}
+}
+
+// VSwitch returns the vSwitch of a relayed message: the one that the link selection (RFC 3527), else giaddr, lies in.
+func (r *Request) VSwitch(candidates []*vpc.VSwitch) *vpc.VSwitch {
+	link := r.Relay
+	if r.LinkSelection.IsValid() {
+		link = r.LinkSelection
+	}
+	for _, w := range candidates {
+		if w.CIDRBlock.Contains(link) {
+			return w
+		}
+	}
+	return nil
+}
+
 // has reports whether the client sent the option.
 func (r *Request) has(code dhcpv4.OptionCode) bool {
 	_, ok := r.Msg.Options[code.Code()]
@@ -260,6 +248,3 @@ func (r *Request) wants(code uint8) bool {
 	}
 	return false
 }
-
-// clientIDText is the client identifier as leases show it.
-func (r *Request) clientIDText() string { return hex.EncodeToString(r.ClientID) }

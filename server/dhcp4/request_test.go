@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"gatehouse/server/dhcp"
+	"gatehouse/server/port"
 )
 
 func TestParseRequestRefuses(t *testing.T) {
@@ -19,40 +22,40 @@ func TestParseRequestRefuses(t *testing.T) {
 		change func([]byte) []byte
 		err    error
 	}{
-		{"an empty datagram", func([]byte) []byte { return nil }, errMalformed},
-		{"a message cut short", func(b []byte) []byte { return b[:239] }, errMalformed},
-		{"a message longer than a frame", func(b []byte) []byte { return append(b, make([]byte, maxMessage)...) }, errMalformed},
-		{"a server's message", patch(0, 2), errNotClient},
-		{"a message that is neither", patch(0, 0), errNotClient},
-		{"hardware that is not Ethernet", patch(1, 32), errMalformed},
-		{"a hardware address of no octets", patch(2, 0), errMalformed},
-		{"a hardware address of sixteen octets", patch(2, 16), errMalformed},
-		{"a hardware address longer than its field", patch(2, 255), errMalformed},
-		{"a message that went in circles", patch(3, 17), errMalformed},
-		{"no hardware address", patch(28, 0, 0, 0, 0, 0, 0), errMalformed},
-		{"a multicast hardware address", patch(28, 1), errMalformed},
-		{"a wrong cookie", patch(236, 0), errMalformed},
-		{"BOOTP without a message type", patch(240, 0, 0, 0), errMalformed},
-		{"an OFFER", patch(242, 2), errNotClient},
-		{"an ACK", patch(242, 5), errNotClient},
-		{"a message type out of range", patch(242, 200), errNotClient},
-		{"options without an end", func(b []byte) []byte { return b[:243] }, errMalformed},
-		{"an option longer than the message", patch(243, 50, 200), errMalformed},
-		{"a requested address of three octets", patch(243, 50, 3, 1, 2, 3, 255), errMalformed},
-		{"a server identifier of no octets", patch(243, 54, 0, 255), errMalformed},
-		{"option overload out of range", patch(243, 52, 1, 4, 255), errMalformed},
-		{"option overload without a value", patch(243, 52, 0, 255), errMalformed},
+		{"an empty datagram", func([]byte) []byte { return nil }, dhcp.ErrMalformed},
+		{"a message cut short", func(b []byte) []byte { return b[:239] }, dhcp.ErrMalformed},
+		{"a message longer than a frame", func(b []byte) []byte { return append(b, make([]byte, maxMessage)...) }, dhcp.ErrMalformed},
+		{"a server's message", patch(0, 2), dhcp.ErrNotClient},
+		{"a message that is neither", patch(0, 0), dhcp.ErrNotClient},
+		{"hardware that is not Ethernet", patch(1, 32), dhcp.ErrMalformed},
+		{"a hardware address of no octets", patch(2, 0), dhcp.ErrMalformed},
+		{"a hardware address of sixteen octets", patch(2, 16), dhcp.ErrMalformed},
+		{"a hardware address longer than its field", patch(2, 255), dhcp.ErrMalformed},
+		{"a message that went in circles", patch(3, 17), dhcp.ErrMalformed},
+		{"no hardware address", patch(28, 0, 0, 0, 0, 0, 0), dhcp.ErrMalformed},
+		{"a multicast hardware address", patch(28, 1), dhcp.ErrMalformed},
+		{"a wrong cookie", patch(236, 0), dhcp.ErrMalformed},
+		{"BOOTP without a message type", patch(240, 0, 0, 0), dhcp.ErrMalformed},
+		{"an OFFER", patch(242, 2), dhcp.ErrNotClient},
+		{"an ACK", patch(242, 5), dhcp.ErrNotClient},
+		{"a message type out of range", patch(242, 200), dhcp.ErrNotClient},
+		{"options without an end", func(b []byte) []byte { return b[:243] }, dhcp.ErrMalformed},
+		{"an option longer than the message", patch(243, 50, 200), dhcp.ErrMalformed},
+		{"a requested address of three octets", patch(243, 50, 3, 1, 2, 3, 255), dhcp.ErrMalformed},
+		{"a server identifier of no octets", patch(243, 54, 0, 255), dhcp.ErrMalformed},
+		{"option overload out of range", patch(243, 52, 1, 4, 255), dhcp.ErrMalformed},
+		{"option overload without a value", patch(243, 52, 0, 255), dhcp.ErrMalformed},
 		{"an option in file longer than the field", func(b []byte) []byte {
 			b[108+126], b[108+127] = 12, 200
 			return patch(243, 52, 1, 1, 255)(b)
-		}, errMalformed},
+		}, dhcp.ErrMalformed},
 		{"a client identifier in pieces that is longer than one option", func(b []byte) []byte {
 			b = b[:243]
 			for range 2 {
 				b = append(append(b, 61, 200), make([]byte, 200)...)
 			}
 			return append(b, 255)
-		}, errMalformed},
+		}, dhcp.ErrMalformed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -77,7 +80,7 @@ func TestParseRequest(t *testing.T) {
 		"giaddr":              {r.Relay, addr("10.9.0.2")},
 		"requested address":   {r.Requested, addr("10.20.3.11")},
 		"server identifier":   {r.Server, addr("10.20.3.253")},
-		"client identifier":   {r.clientIDText(), "010203"},
+		"client identifier":   {r.Sender(webID).ClientID, "010203"},
 		"broadcast":           {r.Broadcast, true},
 		"payload that it can": {r.MaxSize, 1000 - 28},
 		"link selection":      {r.LinkSelection, addr("10.20.3.0")},
@@ -220,22 +223,22 @@ func FuzzRequest(f *testing.F) {
 		}
 		for _, w := range snap.VSwitches {
 			e := newEngine(t, snap)
-			d := decide(e, r, w, !w.HasLink())
-			if d.reply == nil {
+			d := r.Decide(e, w)
+			if replyOf(d) == nil {
 				continue
 			}
-			out := d.reply.Encode()
-			if len(out) > maxMessage || len(out)-optionSize(Option{82, d.reply.RelayInfo}) > max(minMessage, r.MaxSize) {
+			out := replyOf(d).Encode()
+			if len(out) > maxMessage || len(out)-optionSize(Option{82, replyOf(d).RelayInfo}) > max(minMessage, r.MaxSize) {
 				t.Errorf("a reply of %d bytes to a client that takes %d", len(out), r.MaxSize)
 			}
 			m := decoded(t, out)
 			if m.TransactionID != r.Msg.TransactionID || m.OpCode != dhcpv4.OpcodeBootReply {
 				t.Errorf("not a reply to the request: %s", m.Summary())
 			}
-			to := Route(r, d.reply)
+			to := Route(r, replyOf(d))
 			if !to.Relay.IsValid() {
 				frame := buildFrame(webMAC2, to.MAC, addr("10.20.1.253"), to.IP, out)
-				frame[etherSize+ipSize+3] = serverPort // parseFrame reads what comes to a server
+				frame[port.EtherSize+ipSize+3] = serverPort // parseFrame reads what comes to a server
 				if got, ok := parseFrame(frame); !ok || !bytes.Equal(got.payload, out) {
 					t.Errorf("the frame does not hold the reply")
 				}
@@ -247,13 +250,13 @@ func FuzzRequest(f *testing.F) {
 // FuzzFrame feeds frames as a port may receive them.
 func FuzzFrame(f *testing.F) {
 	good := buildFrame(webMAC, broadcastMAC, addr("0.0.0.0"), addr("255.255.255.255"), message(dhcpv4.MessageTypeDiscover, webMAC).ToBytes())
-	good[etherSize+ipSize+3] = serverPort
+	good[port.EtherSize+ipSize+3] = serverPort
 	f.Add(good)
 	f.Add(good[:20])
-	f.Add(good[:etherSize+ipSize+udpSize])
+	f.Add(good[:port.EtherSize+ipSize+port.UDPSize])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, ok := parseFrame(b)
-		if ok && len(d.payload) > len(b)-etherSize-ipSize-udpSize {
+		if ok && len(d.payload) > len(b)-port.EtherSize-ipSize-port.UDPSize {
 			t.Errorf("a payload of %d bytes out of a frame of %d", len(d.payload), len(b))
 		}
 		if ok && len(d.payload) >= headerSize+cookieSize {

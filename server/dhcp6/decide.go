@@ -18,11 +18,11 @@ import (
 func (r *Request) Decide(leases *lease.Engine, w *vpc.VSwitch) dhcp.Decision {
 	if r.ServerID != nil && !r.ours() {
 		if r.Type == dhcpv6.MessageTypeRequest {
-			leases.Withdraw(r.Client(w.ID))
+			leases.Withdraw(r.Sender(w.ID))
 		}
 		return dropped(dhcp.DropOtherServer)
 	}
-	x := exchange{Request: r, leases: leases, vswitch: w, client: r.Client(w.ID)}
+	x := exchange{Request: r, leases: leases, vswitch: w, client: r.Sender(w.ID)}
 	if r.Unicast {
 		// Nobody has been allowed to (section 18.4).
 		return x.refuse(iana.StatusUseMulticast, "sent to one server", false)

@@ -262,8 +262,8 @@ func (r *Request) Kind() byte { return byte(r.Type) }
 // Relayed reports whether a relay sent it.
 func (r *Request) Relayed() bool { return len(r.relays) > 0 }
 
-// Client is who sent it.
-func (r *Request) Client(vswitchID string) lease.Client {
+// Sender is who sent it.
+func (r *Request) Sender(vswitchID string) lease.Client {
 	c := lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv6, DUID: hex.EncodeToString(r.ClientID)}
 	if r.FQDN != nil {
 		c.Hostname = r.FQDN.Hostname

@@ -91,7 +91,7 @@ func TestParseRequestReadsWhatTheLibraryWrites(t *testing.T) {
 	if !r.wants(dhcpv6.OptionDNSRecursiveNameServer) || r.wants(dhcpv6.OptionDomainSearchList) {
 		t.Errorf("options %v", r.Options)
 	}
-	if c := r.Client(webID); c.Hostname != "web-1" || c.Family != vpc.IPv6 || c.DUID != "0003000100163e000001" {
+	if c := r.Sender(webID); c.Hostname != "web-1" || c.Family != vpc.IPv6 || c.DUID != "0003000100163e000001" {
 		t.Errorf("client %+v", c)
 	}
 	if r.Relayed() || r.Unicast {

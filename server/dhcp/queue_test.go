@@ -1,16 +1,14 @@
-package dhcp4
+package dhcp
 
 import (
 	"testing"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
-
 	"gatehouse/vpc"
 )
 
-func numbered(n byte) *inbound {
-	return &inbound{key: packetKey{mac: vpc.MAC{2, 0, 0, 0, 0, n}}}
+func numbered(n byte) *Packet {
+	return &Packet{Key: Key{MAC: vpc.MAC{2, 0, 0, 0, 0, n}}}
 }
 
 func TestAFullQueueGivesUpTheOldest(t *testing.T) {
@@ -25,8 +23,8 @@ func TestAFullQueueGivesUpTheOldest(t *testing.T) {
 		}
 	}
 	for n := byte(2); n < 5; n++ {
-		if got := q.pop(); got.key != numbered(n).key {
-			t.Errorf("got %v, want packet %d", got.key, n)
+		if got := q.pop(); got.Key != numbered(n).Key {
+			t.Errorf("got %v, want packet %d", got.Key, n)
 		}
 	}
 	if q.len() != 0 {
@@ -48,7 +46,7 @@ func TestARetransmissionIsNotQueuedTwice(t *testing.T) {
 
 func TestAClosedQueueReleasesItsWorker(t *testing.T) {
 	q := newQueue(3)
-	done := make(chan *inbound)
+	done := make(chan *Packet)
 	go func() { done <- q.pop() }()
 	q.close()
 	select {
@@ -61,24 +59,5 @@ func TestAClosedQueueReleasesItsWorker(t *testing.T) {
 	}
 	if got := q.push(numbered(1)); got != DropOverload {
 		t.Errorf("push after close: %q", got)
-	}
-}
-
-func TestKeysTellMessagesApart(t *testing.T) {
-	discover, again := message(dhcpv4.MessageTypeDiscover, webMAC), message(dhcpv4.MessageTypeDiscover, webMAC)
-	again.NumSeconds = 4
-	if keyOf(discover.ToBytes()) != keyOf(again.ToBytes()) {
-		t.Error("a retransmission has another key")
-	}
-	other := message(dhcpv4.MessageTypeDiscover, webMAC)
-	other.TransactionID = dhcpv4.TransactionID{9}
-	for name, m := range map[string]*dhcpv4.DHCPv4{
-		"another client":      message(dhcpv4.MessageTypeDiscover, webMAC2),
-		"another message":     message(dhcpv4.MessageTypeRequest, webMAC),
-		"another transaction": other,
-	} {
-		if keyOf(m.ToBytes()) == keyOf(discover.ToBytes()) {
-			t.Errorf("%s has the same key", name)
-		}
 	}
 }
