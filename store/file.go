@@ -70,6 +70,9 @@ func open(path string, opt Options) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, err
 	}
+	if err := create(path); err != nil {
+		return nil, err
+	}
 	db, err := openFile(path, false)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,30 @@ func open(path string, opt Options) (*Store, error) {
 	}
 	s.leases.start(s.update)
 	return s, nil
+}
+
+// create makes an empty database where there is none. It gets its name when it is whole: an empty file of that name is what
+// is left of a store, not the beginning of one.
+func create(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fresh := fmt.Sprintf("%s.%d.new", path, os.Getpid())
+	if err := removeIfThere(fresh); err != nil {
+		return err
+	}
+	db, err := bolt.Open(fresh, fileMode, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
+	if err != nil {
+		return err
+	}
+	err = db.Close()
+	if err == nil {
+		err = os.Link(fresh, path) // unlike a rename it leaves alone what another process has made meanwhile
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	return errors.Join(err, os.Remove(fresh))
 }
 
 // load prepares the buckets, migrates, and reads the current state.
@@ -253,7 +280,7 @@ func checkSize(path string) error {
 		return fmt.Errorf("%w: not a regular file", ErrCorrupt)
 	}
 	if info.Size() == 0 {
-		return nil
+		return fmt.Errorf("%w: the file is empty", ErrCorrupt)
 	}
 	need, err := neededSize(f, info.Size())
 	if err != nil {
