@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"gatehouse/server/dhcp"
 	"gatehouse/vpc"
 )
 
@@ -31,6 +32,12 @@ var (
 	descWritten   = prometheus.NewDesc("gatehouse_leases_written_total", "Leases made durable.", nil, nil)
 	descRefused   = prometheus.NewDesc("gatehouse_lease_commit_errors_total", "Lease transactions that the store refused.", nil, nil)
 	descRepairs   = prometheus.NewDesc("gatehouse_firewall_repairs_total", "Times that rules or sets were restored which somebody else had changed.", nil, nil)
+	descReceived  = prometheus.NewDesc("gatehouse_dhcp_received_total", "DHCP messages received.", []string{"family", "type"}, nil)
+	descSent      = prometheus.NewDesc("gatehouse_dhcp_sent_total", "DHCP messages sent.", []string{"family", "type"}, nil)
+	descDropped   = prometheus.NewDesc("gatehouse_dhcp_dropped_total", "DHCP messages that got no answer.", []string{"family", "reason"}, nil)
+	descAnswerIn  = prometheus.NewDesc("gatehouse_dhcp_answer_seconds", "Time from a DHCP message to its answer.", []string{"family"}, nil)
+	descAdverts   = prometheus.NewDesc("gatehouse_router_advertisements_total", "Router advertisements sent.", nil, nil)
+	descNeighbors = prometheus.NewDesc("gatehouse_neighbor_advertisements_total", "Neighbour solicitations answered in a guest's name.", nil, nil)
 	descBuildInfo = prometheus.NewDesc("gatehouse_build_info", "Always 1; the labels say what runs.", []string{"version", "backend"}, nil)
 )
 
@@ -82,5 +89,24 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descWritten, st.Written)
 	counter(descRefused, st.Failures)
 	counter(descRepairs, g.firewall.Status().Repairs)
+	for f, srv := range map[vpc.Family]*dhcp.Server{vpc.IPv4: g.dhcp4, vpc.IPv6: g.dhcp6} {
+		st := srv.Stats()
+		for desc, counts := range map[*prometheus.Desc]map[string]uint64{descReceived: st.Received, descSent: st.Sent, descDropped: st.Dropped} {
+			for label, n := range counts {
+				counter(desc, n, f.String(), label)
+			}
+		}
+		buckets, sum := map[float64]uint64{}, uint64(0)
+		for i, n := range st.Latency {
+			sum += n
+			if i < len(dhcp.LatencyBounds) {
+				buckets[dhcp.LatencyBounds[i]] = sum
+			}
+		}
+		ch <- prometheus.MustNewConstHistogram(descAnswerIn, sum, st.LatencySum, buckets, f.String())
+	}
+	adverts := g.ra.Stats()
+	counter(descAdverts, adverts.Advertised)
+	counter(descNeighbors, adverts.Answered)
 	gauge(descBuildInfo, 1, g.version, string(g.backend.Mode))
 }
