@@ -10,6 +10,7 @@ endif
 export PATH := $(dir $(GO)):$(PATH)
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 PREFIX  ?= /usr/local
 BIN     := bin/gatehouse
 
@@ -21,7 +22,7 @@ TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc dhcpcd-base systemd git conntrack gc
 # build
 .PHONY: build
 build: ## build bin/gatehouse
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/gatehouse
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $(BIN) ./cmd/gatehouse
 
 # packages: each list is installed only when something in it is missing, so that an offline machine that has all can go on
 define install_packages

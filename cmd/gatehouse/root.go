@@ -11,8 +11,11 @@ import (
 
 const defaultSocket = "/run/gatehouse/api.sock"
 
-// version is set by the linker; `make build` takes it from the commit.
-var version = "devel"
+// version and commit are set by the linker; `make build` asks git for them.
+var (
+	version = "devel"
+	commit  string
+)
 
 // root builds the command tree.
 func (a *app) root() *cobra.Command {
@@ -97,6 +100,10 @@ func build() map[string]string {
 		return v
 	}
 	v["go"] = info.GoVersion
+	if commit != "" {
+		v["commit"] = commit
+		return v
+	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			v["commit"] = s.Value

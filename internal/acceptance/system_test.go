@@ -215,7 +215,7 @@ func (s *system) cut() {
 func (s *system) in(args ...string) (string, error) { return s.inInput(nil, args...) }
 
 func (s *system) inInput(input io.Reader, args ...string) (string, error) {
-	full := append([]string{"-t", strconv.Itoa(s.pid), "-m", "-p", "-n", "-u", "-i", "-C", "--wd=/", "--",
+	full := append([]string{"-t", strconv.Itoa(s.pid), "-m", "-p", "-n", "-u", "-i", "-C", "--",
 		"env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=dumb", "SYSTEMD_PAGER=", "LANG=C.UTF-8"}, args...)
 	cmd := exec.CommandContext(s.ctx, "nsenter", full...)
 	cmd.WaitDelay = 2 * time.Second
@@ -271,7 +271,6 @@ func (s *system) eventually(what string, f func() error) {
 func (s *system) part(name string, f func(s *system)) {
 	s.Helper()
 	whole := s.T
-	defer func() { s.T = whole }()
 	ok := whole.Run(name, func(t *testing.T) {
 		s.T = t
 		f(s)
