@@ -84,7 +84,9 @@ type client struct {
 const (
 	leaseFile = "/var/lib/dhcp/dhclient.leases"
 	isc       = "dhclient -4 -1 -pf /run/dhclient.pid -lf " + leaseFile + " eth0"
-	busybox   = "udhcpc -n -i eth0 -t 5 -T 1 -x hostname:$(hostname) -p /run/udhcpc.pid >/run/udhcpc.log 2>&1"
+	// It writes the number of the process that stays behind only after the one that was started has ended.
+	busybox = "udhcpc -n -i eth0 -t 5 -T 1 -x hostname:$(hostname) -p /run/udhcpc.pid >/run/udhcpc.log 2>&1\n" +
+		"until grep -q udhcpc /proc/$(cat /run/udhcpc.pid)/comm 2>/dev/null; do sleep 0.02; done"
 )
 
 func clients() []client {
@@ -180,9 +182,12 @@ func TestRealClientsLiveThroughTheirLeases(t *testing.T) {
 
 				g.script(s, c.start)
 				g.has(s, address, on.bits, on.router)
-				if !s.Ping(g.ctx, "peer") {
-					t.Error("peer does not answer to its name")
-				}
+				g.eventually("the peer answers to its name", func() error {
+					if !s.Ping(g.ctx, "peer") {
+						return errors.New("no answer")
+					}
+					return nil
+				})
 				l := g.lease(address)
 				if l["state"] != "bound" || l["instance"] != name || l["hostname"] != name || l["vswitch"] != on.vswitch || l["vpc"] != "lab" {
 					t.Errorf("lease: %v", l)
@@ -247,9 +252,13 @@ func TestAnUnknownMACEnrolsOrGetsNothing(t *testing.T) {
 	}
 	address := g.address("newcomer")
 	g.has(newcomer, address, 24, "10.20.1.253")
-	if !newcomer.Ping(g.ctx, "peer") {
-		t.Error("the newcomer does not reach the peer")
-	}
+	// The peer has its address by hand: until it has said something its port does not know whom it holds.
+	g.eventually("the newcomer reaches the peer", func() error {
+		if !newcomer.Ping(g.ctx, "peer") {
+			return errors.New("no answer")
+		}
+		return nil
+	})
 	if got := g.dig(peer, "@10.20.1.253", "newcomer.lab.internal", "A"); got.answer != address {
 		t.Errorf("the newcomer's name: %+v, want %s", got, address)
 	}
@@ -284,11 +293,14 @@ func TestAMACBelongsToThePortThatHoldsIt(t *testing.T) {
 	thief := g.guest("thief", "gh-closed", mac)
 	g.refused(thief)
 	g.script(thief, fmt.Sprintf("ip addr add %s/24 dev eth0\nip route add default via 10.20.3.253\n", address))
+	g.eventually("the rightful port still reaches the peer", func() error {
+		if !known.Ping(g.ctx, "10.20.1.10") {
+			return errors.New("no answer")
+		}
+		return nil
+	})
 	if thief.Ping(g.ctx, "10.20.1.10") {
 		t.Error("a second port reaches the peer with a MAC that another port holds")
-	}
-	if !known.Ping(g.ctx, "10.20.1.10") {
-		t.Error("the rightful port has lost its way")
 	}
 	g.eventually("the claim is logged", func() error {
 		for line := range strings.Lines(g.log()) {
