@@ -11,9 +11,9 @@ import (
 
 // groupRules are the rules of one security group, compiled once for all profiles that have the group.
 type groupRules struct {
-	spec  *vpc.GroupSpec
-	refs  []string // what the rules' peers resolved to: same spec and same refs compile to the same rules
-	inner bool     // members reach each other whatever the rules say
+	id    string
+	basic bool
+	inner bool // members reach each other whatever the rules say
 	rules [2][2][]groupRule
 }
 
@@ -27,38 +27,49 @@ type groupRule struct {
 
 // profileChains are the chains of one profile in both families: egress, then ingress.
 type profileChains struct {
-	groups []*groupRules
-	chains [2][2]Chain
-	sets   [2][]string // IDs of what the chains need sets of
+	chains  [2][2]Chain
+	sets    [2][]string     // IDs of what the chains need sets of
+	reasons [2][]vpc.Reason // for what they refuse
 }
 
 // directions are the two directions in the order in which a packet meets them.
 var directions = [2]vpc.Direction{vpc.Egress, vpc.Ingress}
 
-// group returns the compiled rules of a group, from the last compilation if nothing has changed.
-func (c *Compiler) group(g *vpc.SecurityGroup) *groupRules {
-	if now := c.groups[g.ID]; now != nil {
-		return now
+// recompileGroups compiles the profiles that are new or have a group that differs.
+func (c *Compiler) recompileGroups(s *vpc.Snapshot, d *vpc.Delta) {
+	if c.groups == nil {
+		c.groups = map[string]*groupRules{}
 	}
-	refs := make([]string, len(g.Rules))
-	for i, r := range g.Rules {
-		switch {
-		case r.PeerGroup != nil:
-			refs[i] = r.PeerGroup.ID
-		case r.PeerList != nil:
-			refs[i] = r.PeerList.ID + "/" + r.PeerList.Family
-		}
-	}
-	out := c.lastGroups[g.ID]
-	if out == nil || out.spec != g.GroupSpec || !slices.Equal(out.refs, refs) {
-		out = &groupRules{spec: g.GroupSpec, refs: refs, inner: g.Type == vpc.GroupBasic && g.InnerAccess != vpc.Drop}
-		for fi, f := range vpc.Families() {
-			for di, dir := range directions {
-				out.rules[fi][di] = compileGroup(g, dir, f)
+	differs := make(map[string]bool, len(d.Groups))
+	for _, p := range d.Groups {
+		for _, g := range []*vpc.SecurityGroup{p.Old, p.New} {
+			if g != nil {
+				differs[g.ID] = true
+				delete(c.groups, g.ID)
 			}
 		}
 	}
-	c.groups[g.ID] = out
+	for _, p := range c.profiles.all {
+		p.fresh = p.chains == nil || len(differs) > 0 && slices.ContainsFunc(p.groups, func(id string) bool { return differs[id] })
+		if p.fresh {
+			c.recompileProfile(s, p)
+		}
+	}
+}
+
+// group returns the compiled rules of a group.
+func (c *Compiler) group(s *vpc.Snapshot, id string) *groupRules {
+	if out := c.groups[id]; out != nil {
+		return out
+	}
+	g := s.GroupByID(id)
+	out := &groupRules{id: id, basic: g.Type == vpc.GroupBasic, inner: g.Type == vpc.GroupBasic && g.InnerAccess != vpc.Drop}
+	for fi, f := range vpc.Families() {
+		for di, dir := range directions {
+			out.rules[fi][di] = compileGroup(g, dir, f)
+		}
+	}
+	c.groups[id] = out
 	return out
 }
 
@@ -85,28 +96,26 @@ func compileGroup(g *vpc.SecurityGroup, dir vpc.Direction, f vpc.Family) []group
 	return out
 }
 
-// profile returns the chains of a profile, from the last compilation if none of its groups has changed.
-func (c *Compiler) profile(p *profile) *profileChains {
-	if now := c.profiles[p.name]; now != nil {
-		return now
-	}
+// recompileProfile compiles the chains of a profile. Those that come out as they were stay the same.
+func (c *Compiler) recompileProfile(s *vpc.Snapshot, p *profile) {
 	groups := make([]*groupRules, len(p.groups))
-	for i, g := range p.groups {
-		groups[i] = c.group(g)
+	for i, id := range p.groups {
+		groups[i] = c.group(s, id)
 	}
-	out := c.lastProfiles[p.name]
-	if out == nil || !slices.Equal(out.groups, groups) {
-		out = &profileChains{groups: groups}
-		for fi, f := range vpc.Families() {
-			for di, dir := range directions {
-				out.chains[fi][di] = Chain{Name: profileChain(p, dir), Rules: c.profileRules(p, out, f, dir), text: &chainText{}}
+	out := &profileChains{}
+	for fi, f := range vpc.Families() {
+		for di, dir := range directions {
+			chain := Chain{Name: profileChain(p, dir), Rules: c.profileRules(groups, out, f, dir), text: &chainText{}}
+			if p.chains != nil && p.chains.chains[fi][di].equal(&chain) {
+				chain = p.chains.chains[fi][di]
 			}
-			slices.Sort(out.sets[fi])
-			out.sets[fi] = slices.Compact(out.sets[fi])
+			out.chains[fi][di] = chain
+			out.reasons[fi] = append(out.reasons[fi], reasonsOf(chain.Rules)...)
 		}
+		slices.Sort(out.sets[fi])
+		out.sets[fi] = slices.Compact(out.sets[fi])
 	}
-	c.profiles[p.name] = out
-	return out
+	p.chains = out
 }
 
 func profileChain(p *profile, dir vpc.Direction) string {
@@ -118,24 +127,23 @@ func profileChain(p *profile, dir vpc.Direction) string {
 
 // profileRules merges the rules of a profile's groups in one direction: inner access before any rule, explicit drops
 // included; then by priority, drop before accept; then the default of the type. RETURN means that the direction admits the packet.
-func (c *Compiler) profileRules(p *profile, pc *profileChains, f vpc.Family, dir vpc.Direction) []Rule {
+func (c *Compiler) profileRules(groups []*groupRules, pc *profileChains, f vpc.Family, dir vpc.Direction) []Rule {
 	fi, di, peer := familyIndex(f), slices.Index(directions[:], dir), "dst"
 	if dir == vpc.Ingress {
 		peer = "src"
 	}
-	size := 1 + len(pc.groups)
-	for _, g := range pc.groups {
+	size := 1 + len(groups)
+	for _, g := range groups {
 		for _, r := range g.rules[fi][di] {
 			size += 2 * len(r.matches) // a drop is two rules
 		}
 	}
 	rules := make([]Rule, 0, size)
 	var merged []*groupRule
-	for i, g := range pc.groups {
+	for _, g := range groups {
 		if g.inner {
-			id := p.groups[i].ID
-			rules = append(rules, Rule{Match: inSet(setName(f, id), peer), Reason: vpc.ReasonSGInner})
-			pc.sets[fi] = append(pc.sets[fi], id)
+			rules = append(rules, Rule{Match: inSet(setName(f, g.id), peer), Reason: vpc.ReasonSGInner})
+			pc.sets[fi] = append(pc.sets[fi], g.id)
 		}
 		for j := range g.rules[fi][di] {
 			merged = append(merged, &g.rules[fi][di][j])
@@ -159,12 +167,12 @@ func (c *Compiler) profileRules(p *profile, pc *profileChains, f vpc.Family, dir
 			}
 		}
 	}
-	return append(rules, groupDefault(p.groups, dir))
+	return append(rules, groupDefault(groups, dir))
 }
 
 // groupDefault is what the groups say when no rule matches. No groups, which a valid snapshot does not have, admit nothing.
-func groupDefault(groups []*vpc.SecurityGroup, dir vpc.Direction) Rule {
-	basic := len(groups) > 0 && groups[0].Type == vpc.GroupBasic
+func groupDefault(groups []*groupRules, dir vpc.Direction) Rule {
+	basic := len(groups) > 0 && groups[0].basic
 	switch {
 	case basic && dir == vpc.Egress:
 		return Rule{Reason: vpc.ReasonSGDefaultBasicEgress}
@@ -178,16 +186,6 @@ func groupDefault(groups []*vpc.SecurityGroup, dir vpc.Direction) Rule {
 
 // groupStages adds the two stages of the groups: dispatch to the profile of the source, then to that of the destination.
 func (b *builder) groupStages() {
-	fi := familyIndex(b.f)
-	for _, p := range b.profiles {
-		pc := b.c.profile(p)
-		for di := range directions {
-			b.add("mangle", pc.chains[fi][di])
-		}
-		for _, id := range pc.sets[fi] {
-			b.needSet(id)
-		}
-	}
 	for _, d := range []struct {
 		root, unknown, addr string
 		dir                 vpc.Direction
@@ -219,7 +217,7 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 			},
 			leaf: func(p *profile) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(p, dir)}} },
 		}
-		byID := slices.Clone(b.profiles)
+		byID := slices.Clone(b.st.profiles)
 		slices.SortFunc(byID, func(x, y *profile) int { return cmp.Compare(x.id, y.id) })
 		rules := []Rule{{Match: Match{Mark: &none}, Target: Target{Kind: Goto, Chain: unknown}}}
 		return append(append(rules, t.node(byID)...), miss)
@@ -229,12 +227,10 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 		p    *profile
 	}
 	var members []member
-	for _, p := range b.profiles {
-		for _, n := range p.interfaces {
-			for a := range n.Addrs {
-				if vpc.FamilyOf(a) == b.f {
-					members = append(members, member{a, p})
-				}
+	for _, n := range b.s.Interfaces {
+		for a := range n.Addrs {
+			if vpc.FamilyOf(a) == b.f {
+				members = append(members, member{a, b.c.profiles.byName[profileName(n.Groups)]})
 			}
 		}
 	}

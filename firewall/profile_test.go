@@ -48,24 +48,25 @@ func TestMarkMasks(t *testing.T) {
 
 func TestANewProfileLeavesTheOthersTheirIDs(t *testing.T) {
 	before := map[string]uint32{}
-	all, err := profiles(snapshot(combinations(500)), 16)
-	if err != nil {
+	none := snapshot(&vpc.Spec{})
+	some := snapshot(combinations(500))
+	var table profileTable
+	if _, err := table.update(vpc.Compare(none, some), 16); err != nil {
 		t.Fatal(err)
 	}
 	ids := map[uint32]bool{}
-	for _, p := range all {
+	for _, p := range table.all {
 		before[p.name] = p.id
 		if p.id == 0 || p.id > 0xffff || ids[p.id] {
 			t.Errorf("profile %s has id %d", p.name, p.id)
 		}
 		ids[p.id] = true
 	}
-	all, err = profiles(snapshot(combinations(520)), 16)
-	if err != nil {
+	if _, err := table.update(vpc.Compare(some, snapshot(combinations(520))), 16); err != nil {
 		t.Fatal(err)
 	}
 	moved := 0
-	for _, p := range all {
+	for _, p := range table.all {
 		if id, ok := before[p.name]; ok && id != p.id {
 			moved++
 		}

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -13,54 +14,245 @@ import (
 // maxElements is the size that every hash may grow to; it costs nothing until it is used.
 const maxElements = "262144"
 
-// sets returns the sets that the family's rules ask, by name.
-func (b *builder) sets() ([]Set, error) {
-	groups := make(map[string]*vpc.SecurityGroup, len(b.s.Groups))
-	for _, g := range b.s.Groups {
-		groups[g.ID] = g
+// updateSets brings the family's sets up to date. others says that rules may ask other sets than before; else only members
+// come and go.
+func (st *familyState) updateSets(b *builder, d *vpc.Delta, others, moved bool) error {
+	next := map[string]*Set{} // that differ; nil: goes
+	if others || moved {
+		wanted, err := b.wantedSets(d, moved)
+		if err != nil {
+			return err
+		}
+		for _, s := range st.sets {
+			if wanted[s.Name] == nil {
+				next[s.Name] = nil
+			}
+		}
+		for name, w := range wanted {
+			if before := st.set(name); before == nil || w.stale {
+				s := w.build()
+				if before == nil || !before.equal(&s) {
+					next[name] = &s
+				}
+			}
+		}
+	}
+	if len(st.sets) > 0 {
+		for name, e := range b.memberEdits(d) {
+			before := st.set(name)
+			if _, done := next[name]; done || before == nil {
+				continue // made from all members, or not asked by any rule
+			}
+			if members := e.apply(before.Members); !sameMembers(members, before.Members) {
+				s := *before
+				s.Members = members
+				next[name] = &s
+			}
+		}
+	}
+	if len(next) == 0 {
+		return nil
+	}
+	sets := slices.Clone(st.sets)
+	exchanged := false // not just other members
+	for name, s := range next {
+		if i, ok := st.find(name); ok && s != nil {
+			sets[i] = *s
+			continue
+		}
+		exchanged = true
+		if s != nil {
+			sets = append(sets, *s)
+		}
+	}
+	if exchanged {
+		sets = slices.DeleteFunc(sets, func(s Set) bool { now, differs := next[s.Name]; return differs && now == nil })
+		slices.SortFunc(sets, func(x, y Set) int { return strings.Compare(x.Name, y.Name) })
+	}
+	st.sets = sets
+	return nil
+}
+
+func (st *familyState) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(st.sets, name, func(s Set, name string) int { return strings.Compare(s.Name, name) })
+}
+
+// set returns the set of that name, nil if there is none.
+func (st *familyState) set(name string) *Set {
+	if i, ok := st.find(name); ok {
+		return &st.sets[i]
+	}
+	return nil
+}
+
+// wantedSet is a set that rules ask.
+type wantedSet struct {
+	stale bool // it may be other than before for more than members that come or go
+	build func() Set
+}
+
+// wantedSets returns the sets that the family's rules ask, by name.
+func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, error) {
+	wanted := make(map[string]*wantedSet, len(b.st.sets))
+	var err error
+	want := func(name string, stale bool, build func() Set) {
+		if wanted[name] != nil {
+			err = fmt.Errorf("two sets would be named %s", name)
+		}
+		wanted[name] = &wantedSet{stale, build}
+	}
+	hash := func(id, typ string, stale bool, members func() []string) {
+		want(setName(b.f, id), stale, func() Set { return b.hash(id, typ, members()) })
+	}
+	differs := map[string]bool{}
+	for _, p := range d.VSwitches {
+		if p.New != nil {
+			differs[p.New.ID] = true
+		}
+	}
+	for _, p := range d.PrefixLists {
+		if p.New != nil {
+			differs[p.New.ID] = true
+		}
+	}
+	hash(setVPCs, "hash:net", true, b.vpcRanges)
+	hash(setGateways, "hash:ip", true, func() []string { return b.gateways(nil) })
+	done := map[*vpc.VPC]bool{}
+	for _, w := range b.switches {
+		if !done[w.VPC] {
+			done[w.VPC] = true
+			hash(setGateways+"-"+key(w.VPC.ID), "hash:ip", true, func() []string { return b.gateways(w.VPC) })
+		}
+		if b.bindBySet(w) {
+			want(bindSet(b.f, w), differs[w.ID], func() Set { return b.bindSet(w) })
+		}
+	}
+	if b.feat.MapMark {
+		want(setName(b.f, setProfiles), moved, b.profileSet)
+	}
+	if len(b.st.frame.chains["nat"]) > 0 {
+		hash(setNAT, "hash:net", true, b.natRanges)
 	}
 	lists := make(map[string]*vpc.PrefixList, len(b.s.PrefixLists))
 	for _, l := range b.s.PrefixLists {
 		lists[l.ID] = l
 	}
-
-	out := []Set{
-		b.hash(setVPCs, "hash:net", b.vpcRanges()),
-		b.hash(setGateways, "hash:ip", b.gateways(nil)),
-	}
-	done := map[*vpc.VPC]bool{}
-	for _, w := range b.switches {
-		if !done[w.VPC] {
-			done[w.VPC] = true
-			out = append(out, b.hash(setGateways+"-"+key(w.VPC.ID), "hash:ip", b.gateways(w.VPC)))
-		}
-		if b.bindBySet(w) {
-			out = append(out, b.bindSet(w))
-		}
-	}
-	if b.feat.MapMark {
-		out = append(out, b.profileSet())
-	}
-	if _, ok := b.tables["nat"]; ok {
-		out = append(out, b.hash(setNAT, "hash:net", b.natRanges()))
-	}
-	for id := range b.wanted {
-		switch g, l := groups[id], lists[id]; {
+	ids := maps.Clone(b.st.policies.wanted)
+	maps.Copy(ids, b.st.frame.wanted)
+	for id := range ids {
+		switch g, l := b.s.GroupByID(id), lists[id]; {
 		case g != nil:
-			out = append(out, b.hash(id, "hash:ip", b.members(g)))
+			hash(id, "hash:ip", false, func() []string { return b.members(g) })
 		case l != nil:
-			out = append(out, b.hash(id, "hash:net", netMembers(l.Entries)))
+			hash(id, "hash:net", differs[id], func() []string { return netMembers(l.Entries) })
 		default:
 			return nil, fmt.Errorf("a rule asks for %s, which is neither a group nor a prefix list", id)
 		}
 	}
-	slices.SortFunc(out, func(x, y Set) int { return strings.Compare(x.Name, y.Name) })
-	for i := 1; i < len(out); i++ {
-		if out[i].Name == out[i-1].Name {
-			return nil, fmt.Errorf("two sets would be named %s", out[i].Name)
+	return wanted, err
+}
+
+// setEdits are members that come and go in one set: the new member by its element, "" for one that goes.
+type setEdits map[string]string
+
+// memberEdits returns what interfaces that differ change in sets, by the sets' names.
+func (b *builder) memberEdits(d *vpc.Delta) map[string]setEdits {
+	all := map[string]setEdits{}
+	put := func(set, element, member string) {
+		if all[set] == nil {
+			all[set] = setEdits{}
+		}
+		all[set][element] = member
+	}
+	for _, p := range d.Interfaces {
+		if p.Old != nil {
+			b.memberships(p.Old, func(set, element, _ string) { put(set, element, "") })
 		}
 	}
-	return out, nil
+	for _, p := range d.Interfaces {
+		if p.New != nil {
+			b.memberships(p.New, put)
+		}
+	}
+	return all
+}
+
+// memberships calls f for every set that an interface is in: with what identifies its member, and the whole member.
+func (b *builder) memberships(n *vpc.Interface, f func(set, element, member string)) {
+	bind := ""
+	if n.VSwitch.HasLink() && b.bindBySet(n.VSwitch) {
+		bind = bindSet(b.f, n.VSwitch)
+	}
+	groups := make([]string, len(n.Groups))
+	for i, g := range n.Groups {
+		groups[i] = setName(b.f, g.ID)
+	}
+	prof, mark := setName(b.f, setProfiles), ""
+	if p := b.c.profiles.byName[profileName(n.Groups)]; p != nil {
+		mark = b.markMember(p)
+	}
+	for a := range n.Addrs {
+		if vpc.FamilyOf(a) != b.f {
+			continue
+		}
+		text := a.String()
+		if bind != "" {
+			member := text + "," + n.MAC.String()
+			f(bind, member, member)
+		}
+		for _, g := range groups {
+			f(g, text, text)
+		}
+		if b.feat.MapMark {
+			f(prof, text, text+mark)
+		}
+	}
+}
+
+// manyEdits is the number of edits from which on it is quicker to sort the members anew.
+const manyEdits = 64
+
+// apply returns the members with the edits; the list itself when they change nothing.
+func (e setEdits) apply(members []string) []string {
+	element := func(m string) string { x, _, _ := strings.Cut(m, " "); return x }
+	if len(e) > manyEdits {
+		out := make([]string, 0, len(members)+len(e))
+		for _, m := range members {
+			if _, edited := e[element(m)]; !edited {
+				out = append(out, m)
+			}
+		}
+		for _, m := range e {
+			if m != "" {
+				out = append(out, m)
+			}
+		}
+		slices.Sort(out)
+		if slices.Equal(out, members) {
+			return members
+		}
+		return out
+	}
+	out, own := members, false
+	for x, m := range e {
+		i, _ := slices.BinarySearch(out, x)
+		there := i < len(out) && element(out[i]) == x
+		if there && out[i] == m || !there && m == "" {
+			continue
+		}
+		if !own {
+			out, own = slices.Clone(out), true
+		}
+		switch {
+		case there && m == "":
+			out = slices.Delete(out, i, i+1)
+		case there:
+			out[i] = m
+		default:
+			out = slices.Insert(out, i, m)
+		}
+	}
+	return out
 }
 
 // hash returns a set of addresses or networks, its members sorted and each once.
@@ -119,22 +311,34 @@ func (b *builder) bindSet(w *vpc.VSwitch) Set {
 func (b *builder) profileSet() Set {
 	s := b.hash(setProfiles, "hash:ip", nil)
 	s.Options = append(slices.Clone(s.Options), "skbinfo")
-	for _, p := range b.profiles {
-		m := b.marks.profile(p.id)
-		mark := " skbmark 0x" + strconv.FormatUint(uint64(m.Value), 16)
-		if m.Mask != 0xffffffff { // ipset leaves out a full mask
-			mark += "/0x" + strconv.FormatUint(uint64(m.Mask), 16)
+	marks := map[string]string{} // by profile
+	for _, p := range b.st.profiles {
+		marks[p.name] = b.markMember(p)
+	}
+	names := map[**vpc.SecurityGroup]string{} // of the profile
+	for _, n := range b.s.Interfaces {
+		list := groupList(n)
+		if names[list] == "" {
+			names[list] = profileName(n.Groups)
 		}
-		for _, n := range p.interfaces {
-			for a := range n.Addrs {
-				if vpc.FamilyOf(a) == b.f {
-					s.Members = append(s.Members, a.String()+mark)
-				}
+		for a := range n.Addrs {
+			if vpc.FamilyOf(a) == b.f {
+				s.Members = append(s.Members, a.String()+marks[names[list]])
 			}
 		}
 	}
 	slices.Sort(s.Members)
 	return s
+}
+
+// markMember is what follows the address in the member of the profile set.
+func (b *builder) markMember(p *profile) string {
+	m := b.marks.profile(p.id)
+	mark := " skbmark 0x" + strconv.FormatUint(uint64(m.Value), 16)
+	if m.Mask != 0xffffffff { // ipset leaves out a full mask
+		mark += "/0x" + strconv.FormatUint(uint64(m.Mask), 16)
+	}
+	return mark
 }
 
 // netMembers writes prefixes as members of hash:net, which has no /0: it takes two halves.

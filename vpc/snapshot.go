@@ -145,6 +145,15 @@ func (s *Snapshot) VSwitchByID(id string) *VSwitch {
 	return s.VSwitches[i]
 }
 
+// GroupByID returns the security group with that ID; nil if there is none.
+func (s *Snapshot) GroupByID(id string) *SecurityGroup {
+	i, ok := slices.BinarySearchFunc(s.Groups, id, func(g *SecurityGroup, id string) int { return strings.Compare(g.ID, id) })
+	if !ok {
+		return nil
+	}
+	return s.Groups[i]
+}
+
 // GatewayOf returns the vSwitch whose gateway address a is (fe80::1 belongs to every one and is not listed).
 func (s *Snapshot) GatewayOf(a netip.Addr) *VSwitch { return s.gateways[a] }
 

@@ -1,0 +1,156 @@
+package firewall
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"gatehouse/vpc"
+)
+
+// familyState is what a Compiler keeps of one family, in parts that different changes make stale.
+type familyState struct {
+	frame    *part                  // what depends neither on groups nor, on a current kernel, on interfaces
+	dispatch *part                  // finds the profile of an address
+	profiles []*profile             // those of which somebody has an address of the family, by name
+	policies *part                  // the chains of profiles
+	refusals map[vpc.Reason][]Chain // the one chain of a reason
+
+	tables Tables
+	sets   []Set // by name
+}
+
+// update brings one family up to date. moved says that profiles have other ids than before.
+func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
+	b.links()
+	members := len(d.Interfaces) > 0
+	asRules := func(w *vpc.VSwitch) bool { return !b.bindBySet(w) }
+	frame := st.frame == nil || b.c.refit || d.Host || len(d.VPCs)+len(d.VSwitches)+len(d.PrefixLists)+len(d.NetworkACLs) > 0 ||
+		members && slices.ContainsFunc(b.switches, asRules)
+	if frame {
+		b.build(&st.frame, (*builder).addFrame)
+	}
+	profiles := b.c.profiles.of(b.f)
+	others := !slices.Equal(profiles, st.profiles)
+	st.profiles = profiles
+	dispatch := st.dispatch == nil || others || moved || members && !b.feat.MapMark
+	if dispatch {
+		b.build(&st.dispatch, (*builder).groupStages)
+	}
+	if b.err != nil {
+		return b.err
+	}
+	sets := frame
+	policies := st.policies == nil || others || slices.ContainsFunc(profiles, func(p *profile) bool { return p.fresh })
+	if policies {
+		before := st.policies
+		st.policies = policiesOf(profiles, familyIndex(b.f))
+		sets = sets || before == nil || !maps.Equal(before.wanted, st.policies.wanted)
+	}
+	if frame || dispatch || policies {
+		tables, err := st.assemble(b)
+		if err != nil {
+			return err
+		}
+		st.tables = Tables{Family: b.f, Tables: tables}
+	}
+	return st.updateSets(b, d, sets, moved)
+}
+
+// addFrame adds all that is not about groups.
+func (b *builder) addFrame() {
+	b.spoof()
+	b.forward()
+	b.acls()
+	b.input()
+	b.filter()
+	b.nat()
+}
+
+// policiesOf lists the chains of profiles.
+func policiesOf(profiles []*profile, fi int) *part {
+	list := make([]Chain, 0, 2*len(profiles))
+	p := &part{reasons: map[string]map[vpc.Reason]bool{"mangle": {}}, wanted: map[string]bool{}}
+	for _, dir := range []vpc.Direction{vpc.Ingress, vpc.Egress} { // GH-I-… comes before GH-O-…
+		for _, pr := range profiles {
+			list = append(list, pr.chains.chains[fi][slices.Index(directions[:], dir)])
+		}
+	}
+	for _, pr := range profiles {
+		for _, r := range pr.chains.reasons[fi] {
+			p.reasons["mangle"][r] = true
+		}
+		for _, id := range pr.chains.sets[fi] {
+			p.wanted[id] = true
+		}
+	}
+	p.chains = map[string][]Chain{"mangle": list}
+	return p
+}
+
+// tableOrder is the order in which a packet meets the tables.
+var tableOrder = []string{"raw", "mangle", "filter", "nat"}
+
+// assemble puts the tables together from the parts. A table that comes out as it was stays the same.
+func (st *familyState) assemble(b *builder) ([]Table, error) {
+	var out []Table
+	for _, name := range tableOrder {
+		var lists [][]Chain
+		needed := map[vpc.Reason]bool{}
+		for _, p := range []*part{st.frame, st.dispatch, st.policies} {
+			lists = append(lists, p.chains[name])
+			for r := range p.reasons[name] {
+				needed[r] = true
+			}
+		}
+		for r := range needed {
+			lists = append(lists, st.refusal(b, r))
+		}
+		t := Table{Name: name, Hooks: st.frame.hooks[name], Chains: merged(lists)}
+		if len(t.Chains) == 0 {
+			continue
+		}
+		for i := 1; i < len(t.Chains); i++ {
+			if t.Chains[i].Name == t.Chains[i-1].Name {
+				return nil, fmt.Errorf("table %s would have two chains named %s", name, t.Chains[i].Name)
+			}
+		}
+		for _, before := range st.tables.Tables {
+			if before.Name == name && slices.EqualFunc(before.Chains, t.Chains, func(x, y Chain) bool { return x.Same(&y) }) {
+				t.Chains = before.Chains
+			}
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// refusal returns the chain of a reason.
+func (st *familyState) refusal(b *builder, r vpc.Reason) []Chain {
+	if st.refusals == nil {
+		st.refusals = map[vpc.Reason][]Chain{}
+	}
+	if st.refusals[r] == nil {
+		st.refusals[r] = []Chain{{Name: reasonChain(r), Rules: b.feat.reasonRules(r), text: &chainText{}}}
+	}
+	return st.refusals[r]
+}
+
+// merged merges lists by name into one.
+func merged(lists [][]Chain) []Chain {
+	for len(lists) > 1 { // the shorter ones first: most have a single chain
+		slices.SortStableFunc(lists, func(a, b []Chain) int { return len(a) - len(b) })
+		a, b := lists[0], lists[1]
+		out := make([]Chain, 0, len(a)+len(b))
+		for len(a) > 0 && len(b) > 0 {
+			if a[0].Name <= b[0].Name {
+				out, a = append(out, a[0]), a[1:]
+			} else {
+				out, b = append(out, b[0]), b[1:]
+			}
+		}
+		lists[1] = append(append(out, a...), b...)
+		lists = lists[1:]
+	}
+	return lists[0]
+}
