@@ -52,27 +52,34 @@ func Trace(rs *Ruleset, p vpc.Packet, path Path) vpc.Verdict { return NewTracer(
 // Tracer walks packets through the rules of one ruleset as the kernel would, rule by rule. It knows nothing of the policy:
 // what it answers is what the rules do. It may be used by several goroutines.
 type Tracer struct {
-	families [2]map[string]map[string]*Chain // by table and name
-	sets     map[string]*setIndex
+	rs   *Ruleset
+	nets sync.Map // by name: the members of a set of networks, read when it is asked for the first time
 }
 
-// NewTracer indexes a ruleset, which must not change afterwards.
-func NewTracer(rs *Ruleset) *Tracer {
-	t := &Tracer{sets: make(map[string]*setIndex, len(rs.Sets))}
-	for i := range rs.Families {
-		t.families[i] = map[string]map[string]*Chain{}
-		for _, table := range rs.Families[i].Tables {
-			chains := make(map[string]*Chain, len(table.Chains))
-			for j := range table.Chains {
-				chains[table.Chains[j].Name] = &table.Chains[j]
+// NewTracer returns a tracer of a ruleset, which must not change afterwards. It costs nothing: chains, sets and members stand
+// in order, and are found where they stand.
+func NewTracer(rs *Ruleset) *Tracer { return &Tracer{rs: rs} }
+
+// chain returns a chain of a table of the family; nil if there is none.
+func (t *Tracer) chain(f vpc.Family, table, name string) *Chain {
+	for i := range t.rs.Families[familyIndex(f)].Tables {
+		if tb := &t.rs.Families[familyIndex(f)].Tables[i]; tb.Name == table {
+			k, ok := slices.BinarySearchFunc(tb.Chains, name, func(c Chain, name string) int { return strings.Compare(c.Name, name) })
+			if ok {
+				return &tb.Chains[k]
 			}
-			t.families[i][table.Name] = chains
 		}
 	}
-	for i := range rs.Sets {
-		t.sets[rs.Sets[i].Name] = &setIndex{set: &rs.Sets[i]}
+	return nil
+}
+
+// set returns a set; nil if there is none.
+func (t *Tracer) set(name string) *Set {
+	k, ok := slices.BinarySearchFunc(t.rs.Sets, name, func(s Set, name string) int { return strings.Compare(s.Name, name) })
+	if !ok {
+		return nil
 	}
-	return t
+	return &t.rs.Sets[k]
 }
 
 // Trace returns what becomes of a packet, stage by stage. Where a stage drops, the walk goes on with the next one, so that
@@ -82,13 +89,13 @@ func (t *Tracer) Trace(p vpc.Packet, path Path) vpc.Verdict {
 		return verdict(vpc.StageResult{Stage: vpc.StageVPC, Reason: vpc.ReasonVPCHost})
 	}
 	w := &walk{t: t, p: p, path: path, found: map[vpc.Stage]vpc.StageResult{}}
-	tables := t.families[familyIndex(vpc.FamilyOf(p.Dst))]
+	w.family = vpc.FamilyOf(p.Dst)
 
-	w.stage, w.chains = vpc.StageAntiSpoof, tables["raw"]
+	w.stage, w.table = vpc.StageAntiSpoof, "raw"
 	w.run(chainRaw)
 	w.decide(vpc.StageAntiSpoof, vpc.ReasonSpoofOK)
 
-	w.chains = tables["mangle"]
+	w.table = "mangle"
 	if path.Local {
 		w.stage = vpc.StageHostAccess
 		w.run(chainInput)
@@ -130,7 +137,8 @@ type walk struct {
 	t      *Tracer
 	p      vpc.Packet
 	path   Path
-	chains map[string]*Chain // of the table it is in
+	family vpc.Family
+	table  string // that it is in
 	stage  vpc.Stage
 	mark   uint32
 	found  map[vpc.Stage]vpc.StageResult // what decided each stage so far
@@ -211,7 +219,7 @@ const (
 
 // top walks a chain in which a drop of one rule does not end the walk.
 func (w *walk) top(name string) {
-	c := w.chains[name]
+	c := w.t.chain(w.family, w.table, name)
 	if c == nil {
 		return
 	}
@@ -224,7 +232,7 @@ func (w *walk) top(name string) {
 
 // run walks a chain and those that it leads to.
 func (w *walk) run(name string) outcome {
-	c := w.chains[name]
+	c := w.t.chain(w.family, w.table, name)
 	if c == nil {
 		return returned
 	}
@@ -261,8 +269,8 @@ func (w *walk) rule(c *Chain, r *Rule) (out outcome, done bool) {
 		w.mark = w.mark&^t.Mark.Mask ^ t.Mark.Value
 		w.toVSwitch = w.toVSwitch || strings.HasPrefix(c.Name, chainToLink)
 	case MapMark:
-		if s := w.t.sets[t.Set]; s != nil {
-			if m, ok := s.markOf(w.addr(t.Dir)); ok {
+		if s := w.t.set(t.Set); s != nil {
+			if m, ok := markOf(s, w.addr(t.Dir)); ok {
 				w.mark = w.mark&^m.Mask | m.Value&m.Mask
 			}
 		}
@@ -321,16 +329,20 @@ func (w *walk) matches(m *Match) bool {
 }
 
 func (w *walk) inSet(m SetMatch) bool {
-	s := w.t.sets[m.Set]
+	s := w.t.set(m.Set)
 	if s == nil {
 		return false
 	}
 	dir, _, pair := strings.Cut(m.Dir, ",")
-	if pair {
-		mac, ok := s.macOf(w.addr(dir))
+	switch {
+	case pair:
+		mac, ok := macOf(s, w.addr(dir))
 		return ok && (w.p.SrcMAC.IsZero() || mac == w.p.SrcMAC)
+	case s.Type == "hash:net":
+		return w.t.network(s).contains(w.addr(dir))
 	}
-	return s.contains(w.addr(dir))
+	_, ok := member(s, w.addr(dir), ' ')
+	return ok
 }
 
 // linkMatches reports whether a link has the name, or begins with it when it ends in a plus sign.
@@ -341,67 +353,71 @@ func linkMatches(name, link string) bool {
 	return name == link
 }
 
-// setIndex answers questions about one set. It reads the members when it is asked for the first time.
-type setIndex struct {
-	set  *Set
-	once sync.Once
-
-	addrs map[netip.Addr]Mark
-	macs  map[netip.Addr]vpc.MAC
-	nets  map[netip.Prefix]bool
-	bits  []int // lengths of prefixes that occur
+// member returns what follows an address and a separator in the set; ok is false when the set does not have the address.
+func member(s *Set, a netip.Addr, separator byte) (rest string, ok bool) {
+	text := a.String()
+	i, exact := slices.BinarySearch(s.Members, text)
+	if exact {
+		return "", true
+	}
+	if i < len(s.Members) && len(s.Members[i]) > len(text) && s.Members[i][:len(text)] == text && s.Members[i][len(text)] == separator {
+		return s.Members[i][len(text)+1:], true
+	}
+	return "", false
 }
 
-func (s *setIndex) contains(a netip.Addr) bool {
-	s.once.Do(s.read)
-	if _, ok := s.addrs[a]; ok {
-		return true
+// macOf returns the MAC that the address belongs to.
+func macOf(s *Set, a netip.Addr) (vpc.MAC, bool) {
+	text, ok := member(s, a, ',')
+	if !ok {
+		return vpc.MAC{}, false
 	}
-	for _, n := range s.bits {
-		if p, err := a.Prefix(n); err == nil && s.nets[p] {
+	m, err := vpc.ParseMAC(text)
+	return m, err == nil
+}
+
+// markOf returns the mark that the address has.
+func markOf(s *Set, a netip.Addr) (Mark, bool) {
+	text, ok := member(s, a, ' ')
+	return parseMark(strings.TrimPrefix(text, "skbmark ")), ok
+}
+
+// networks are the members of a set of networks.
+type networks struct {
+	prefixes map[netip.Prefix]bool
+	bits     []int // lengths that occur
+}
+
+// network returns the members of a set of networks.
+func (t *Tracer) network(s *Set) *networks {
+	if n, ok := t.nets.Load(s.Name); ok {
+		return n.(*networks)
+	}
+	n := &networks{prefixes: make(map[netip.Prefix]bool, len(s.Members))}
+	for _, m := range s.Members {
+		p, err := netip.ParsePrefix(m)
+		if a, single := netip.ParseAddr(m); single == nil {
+			p, err = hostPrefix(a), nil
+		}
+		if err != nil {
+			continue // Compile wrote none such
+		}
+		n.prefixes[p] = true
+		if !slices.Contains(n.bits, p.Bits()) {
+			n.bits = append(n.bits, p.Bits())
+		}
+	}
+	t.nets.Store(s.Name, n)
+	return n
+}
+
+func (n *networks) contains(a netip.Addr) bool {
+	for _, k := range n.bits {
+		if p, err := a.Prefix(k); err == nil && n.prefixes[p] {
 			return true
 		}
 	}
 	return false
-}
-
-func (s *setIndex) macOf(a netip.Addr) (vpc.MAC, bool) {
-	s.once.Do(s.read)
-	m, ok := s.macs[a]
-	return m, ok
-}
-
-func (s *setIndex) markOf(a netip.Addr) (Mark, bool) {
-	s.once.Do(s.read)
-	m, ok := s.addrs[a]
-	return m, ok
-}
-
-// read parses the members, which Compile wrote.
-func (s *setIndex) read() {
-	s.addrs, s.macs, s.nets = make(map[netip.Addr]Mark, len(s.set.Members)), map[netip.Addr]vpc.MAC{}, map[netip.Prefix]bool{}
-	for _, m := range s.set.Members {
-		element, extra, _ := strings.Cut(m, " ")
-		if p, err := netip.ParsePrefix(element); err == nil {
-			s.nets[p] = true
-			if !slices.Contains(s.bits, p.Bits()) {
-				s.bits = append(s.bits, p.Bits())
-			}
-			continue
-		}
-		text, mac, _ := strings.Cut(element, ",")
-		a, err := netip.ParseAddr(text)
-		if err != nil {
-			continue
-		}
-		if mac != "" {
-			if parsed, err := vpc.ParseMAC(mac); err == nil {
-				s.macs[a] = parsed
-			}
-			continue
-		}
-		s.addrs[a] = parseMark(strings.TrimPrefix(extra, "skbmark "))
-	}
 }
 
 // parseMark reads "0x10000/0xffff0000"; a mask that is not written is full.
