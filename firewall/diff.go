@@ -32,7 +32,7 @@ func Diff(have Kernel, want Tables) []TableDiff {
 			for _, c := range t.Chains {
 				hashes, exists := have[name][c.Name]
 				delete(left, c.Name)
-				if !exists || !slices.Equal(hashes, c.Hashes(want.Family)) {
+				if !exists || !c.HasHashes(want.Family, hashes) {
 					d.Write = append(d.Write, c)
 				}
 			}

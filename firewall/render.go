@@ -22,13 +22,15 @@ const (
 // CommentPrefix begins the comment of every rule of ours: "gh:" and the rule's hash, then a blank and its ID if it has one.
 const CommentPrefix = "gh:"
 
-// chainText is one chain as text of one family; a chain belongs to one family's tables, and so does its text.
+// chainText are the hashes of one chain's rules; a chain belongs to one family's tables, and so do they.
 type chainText struct {
 	once   sync.Once
 	family vpc.Family
-	lines  []string
-	hashes []string
+	sums   []byte // hashSize bytes a rule
 }
+
+// hashSize is the length of a rule's hash in bytes.
+const hashSize = 10
 
 // Spec returns the rule's arguments in the syntax of iptables-restore, without "-A CHAIN" and without the comment,
 // which depends on the rule's place in its chain (see Chain.Lines).
@@ -39,64 +41,91 @@ func (r Rule) Spec(f vpc.Family) string {
 
 // Lines returns the chain's rules as lines for iptables-restore: "-A CHAIN …" with the comment that identifies each rule.
 func (c Chain) Lines(f vpc.Family) []string {
-	lines, _ := c.render(f)
-	return lines
+	if len(c.Rules) == 0 {
+		return []string{}
+	}
+	text := string(c.AppendLines(nil, f))
+	return strings.Split(text[:len(text)-1], "\n") // no line holds a line's end: appendQuoted
+}
+
+// AppendLines appends what Lines returns, each with its line's end.
+func (c Chain) AppendLines(b []byte, f vpc.Family) []byte {
+	sums := c.sums(f)
+	for i := range c.Rules {
+		r := &c.Rules[i]
+		b = append(append(append(b, "-A "...), c.Name...), ' ')
+		b = append(appendMatch(b, &r.Match, f), "-m comment --comment "...)
+		var buf [maxComment]byte
+		comment := hashEncoding.AppendEncode(append(buf[:0], CommentPrefix...), sums[i*hashSize:(i+1)*hashSize])
+		if r.ID != "" {
+			comment = append(append(comment, ' '), r.ID...)
+		}
+		b = append(appendQuoted(b, string(comment), maxComment), ' ')
+		b = append(appendTarget(b, r.Target), '\n')
+	}
+	return b
 }
 
 // Hashes returns the hash of each rule in order: a function of the chain's name, all rules before it, and the rule with
 // its ID. Two chains have the same text exactly when they have the same hashes.
 func (c Chain) Hashes(f vpc.Family) []string {
-	_, hashes := c.render(f)
+	sums := c.sums(f)
+	hashes := make([]string, len(c.Rules))
+	for i := range hashes {
+		hashes[i] = hashEncoding.EncodeToString(sums[i*hashSize : (i+1)*hashSize])
+	}
 	return hashes
+}
+
+// HasHashes reports whether the chain's rules have exactly these hashes.
+func (c Chain) HasHashes(f vpc.Family, hashes []string) bool {
+	if len(hashes) != len(c.Rules) {
+		return false
+	}
+	sums := c.sums(f)
+	for i, h := range hashes {
+		var buf [2 * hashSize]byte
+		if string(hashEncoding.AppendEncode(buf[:0], sums[i*hashSize:(i+1)*hashSize])) != h {
+			return false
+		}
+	}
+	return true
 }
 
 // Hash returns the hash of the whole chain: that of its last rule, or that of its name when it has none.
 func (c Chain) Hash(f vpc.Family) string {
-	if _, hashes := c.render(f); len(hashes) > 0 {
+	if hashes := c.Hashes(f); len(hashes) > 0 {
 		return hashes[len(hashes)-1]
 	}
 	sum := sha256.Sum256([]byte(c.Name))
-	return encodeHash(sum)
+	return hashEncoding.EncodeToString(sum[:hashSize])
 }
 
-func (c Chain) render(f vpc.Family) (lines, hashes []string) {
+// sums returns the hashes of the rules, one after the other.
+func (c Chain) sums(f vpc.Family) []byte {
 	if c.text == nil {
-		return renderChain(c, f)
+		return hashRules(c, f)
 	}
-	c.text.once.Do(func() {
-		c.text.family = f
-		c.text.lines, c.text.hashes = renderChain(c, f)
-	})
+	c.text.once.Do(func() { c.text.family, c.text.sums = f, hashRules(c, f) })
 	if c.text.family != f {
-		return renderChain(c, f)
+		return hashRules(c, f)
 	}
-	return c.text.lines, c.text.hashes
+	return c.text.sums
 }
 
-func renderChain(c Chain, f vpc.Family) (lines, hashes []string) {
-	lines, hashes = make([]string, len(c.Rules)), make([]string, len(c.Rules))
+func hashRules(c Chain, f vpc.Family) []byte {
+	out := make([]byte, 0, hashSize*len(c.Rules))
 	sum := sha256.Sum256([]byte(c.Name))
-	var match, buf []byte
+	var buf []byte
 	for i := range c.Rules {
 		r := &c.Rules[i]
-		match = appendMatch(match[:0], &r.Match, f)
-		buf = append(append(buf[:0], sum[:]...), match...)
+		buf = appendMatch(append(buf[:0], sum[:]...), &r.Match, f)
 		buf = appendTarget(buf, r.Target)
 		buf = append(append(buf, '\n'), r.ID...)
 		sum = sha256.Sum256(buf)
-		hashes[i] = encodeHash(sum)
-
-		buf = append(append(append(buf[:0], "-A "...), c.Name...), ' ')
-		buf = append(buf, match...)
-		buf = append(buf, "-m comment --comment "...)
-		comment := CommentPrefix + hashes[i]
-		if r.ID != "" {
-			comment += " " + r.ID
-		}
-		buf = append(appendQuoted(buf, comment, maxComment), ' ')
-		lines[i] = string(appendTarget(buf, r.Target))
+		out = append(out, sum[:hashSize]...)
 	}
-	return lines, hashes
+	return out
 }
 
 const (
@@ -105,9 +134,6 @@ const (
 )
 
 var hashEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
-// encodeHash shortens a sum to 80 bits, 16 characters.
-func encodeHash(sum [sha256.Size]byte) string { return hashEncoding.EncodeToString(sum[:10]) }
 
 // appendMatch renders a match with a blank after every part. Cheap questions come first: the kernel asks in this order.
 func appendMatch(b []byte, m *Match, f vpc.Family) []byte {

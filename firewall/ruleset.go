@@ -37,7 +37,7 @@ type Chain struct {
 	Name  string // at most 28 characters
 	Rules []Rule
 
-	text *chainText // rendered at most once, shared by all rulesets that have the chain; nil: rendered every time
+	text *chainText // shared by all rulesets that have the chain; nil: hashed every time
 }
 
 // Rule is one rule: everything in Match must hold, then Target is carried out.

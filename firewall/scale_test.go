@@ -33,7 +33,7 @@ func BenchmarkCompileAndRenderCold(b *testing.B) {
 		for _, f := range rs.Families {
 			for _, t := range f.Tables {
 				for _, c := range t.Chains {
-					c.Lines(f.Family)
+					c.AppendLines(nil, f.Family)
 				}
 			}
 		}
