@@ -41,8 +41,8 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 }
 
-// Server serves one version of DHCP. AddPort, RemovePort and SetSnapshot may be called at any time, from any goroutine; requests are
-// served while Run runs.
+// Server serves one version of DHCP. AddPort, RemovePort and SetSnapshot may be called at any time, from any goroutine;
+// requests are served while Run runs.
 type Server struct {
 	proto  Protocol
 	cfg    Config
