@@ -150,8 +150,9 @@ func (s *Server) close() error {
 	return errors.Join(errs...)
 }
 
-// SetSnapshot opens and closes what the snapshot asks for: the server's port of every vSwitch's link that has the family, and the relays' socket. The
-// lease engine gets the snapshot by itself, before this one. What cannot be opened is in Health and is retried.
+// SetSnapshot opens and closes what the snapshot asks for: the server's port of the links of all vSwitches that have the
+// family, and the relays' socket. The lease engine gets the snapshot by itself, before this one. What cannot be opened is
+// in Health and is retried.
 func (s *Server) SetSnapshot(snap *vpc.Snapshot) {
 	relays := map[netip.Addr][]string{}
 	for _, w := range snap.VSwitches {
