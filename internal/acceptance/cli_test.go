@@ -449,8 +449,12 @@ FAILED  web-1 -> db-1 tcp/22: expected accept, got drop (sg-ingress: default of 
 	if after, _ := g.revisions(); after != before {
 		t.Errorf("a refused change made revision %d of %d", after, before)
 	}
+	// Tests stay until they are pruned, like everything else.
 	g.write("kept.yaml", "tests: []\n")
-	g.ok("apply", "-f", "kept.yaml")
+	if out := g.ok("apply", "-f", "kept.yaml"); out != "nothing to change\n" {
+		t.Errorf("an empty list of tests without --prune:\n%s", out)
+	}
+	g.ok("apply", "-f", "kept.yaml", "--prune")
 	g.ok("apply", "-f", "break.yaml")
 }
 
