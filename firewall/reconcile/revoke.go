@@ -45,7 +45,9 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 			continue
 		}
 		for addr := range i.Addrs {
-			a.changed[addr] = true
+			if was != nil || !unused(old, addr) {
+				a.changed[addr] = true
+			}
 		}
 		if was != nil {
 			for addr := range was.Addrs {
@@ -54,6 +56,13 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 		}
 	}
 	return a
+}
+
+// unused reports whether an address could have no flows because nobody had it: an unknown address of a vSwitch is dropped.
+// So looking through all flows is spared when guests enrol.
+func unused(s *vpc.Snapshot, addr netip.Addr) bool {
+	w := s.VSwitchOf(addr)
+	return w != nil && s.InterfaceByAddr(addr) == nil
 }
 
 func (a affected) none() bool { return !a.all && len(a.changed)+len(a.departed) == 0 }

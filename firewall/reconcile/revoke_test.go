@@ -27,7 +27,7 @@ func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
 		{"an ACL: everybody on the vSwitch", func(w *world) { w.acl = "drop" }, false, []int{1, 2, 7}, nil},
 		{"an ACL that is taken away: everybody on the vSwitch", func(w *world) { w.acl = "" }, false, []int{1, 2, 7}, nil},
 		{"another vSwitch: nobody", func(w *world) { w.switches = []string{"db"} }, false, nil, nil},
-		{"an instance that comes: itself", func(w *world) { w.instances["c"] = 3 }, false, []int{3}, nil},
+		{"an instance that comes to an address that nobody had: nobody", func(w *world) { w.instances["c"] = 3 }, false, nil, nil},
 		{"an instance that goes: its address", func(w *world) { delete(w.instances, "b") }, false, nil, []int{2}},
 		{"an address that goes to another instance", func(w *world) { delete(w.instances, "b"); w.instances["c"] = 2 }, false, []int{2}, []int{2}},
 		{"an instance with another address", func(w *world) { w.instances["b"] = 3 }, false, []int{2, 3}, []int{2}},
@@ -52,6 +52,17 @@ func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What was nobody's range may have had flows of the host's own.
+func TestInstancesOfANewVSwitchAreAffected(t *testing.T) {
+	s := newWorld().snapshot()
+	a := affectedBy(vpc.NewSnapshot(&vpc.Spec{}, s.Host, 0), s)
+	for _, f := range vpc.Families() {
+		if !a.changed[addrOf(f, 1)] {
+			t.Errorf("%s is not affected", addrOf(f, 1))
+		}
 	}
 }
 
