@@ -78,7 +78,7 @@ uplinks: [eth0, wg-out]
 api: {socket: /tmp/api.sock, listen: "[::1]:8443"}
 metrics: {listen: :9153}
 dns:
-  upstreams: [system, 192.0.2.53, 192.0.2.54:5353, "2001:db8::53", "[2001:db8::54]:5353"]
+  upstreams: [system, 192.0.2.53, 192.0.2.54:5353, "2001:db8::53", "[2001:db8::54]:5353", tls://dns.example@192.0.2.55, "tls://dns.example@[2001:db8::55]:8853"]
   cacheSize: 0
   tsigKeys: [{name: k.example., secret: MDEyMzQ1Njc4OWFiY2RlZg==}]
 firewall: {backend: legacy, verifyInterval: 1m, markMask: 0x00ffff00}
@@ -98,6 +98,7 @@ manifest: /etc/gatehouse/lab.yaml
 			Upstreams: []Upstream{
 				{System: true}, {Addr: netip.MustParseAddrPort("192.0.2.53:53")}, {Addr: netip.MustParseAddrPort("192.0.2.54:5353")},
 				{Addr: netip.MustParseAddrPort("[2001:db8::53]:53")}, {Addr: netip.MustParseAddrPort("[2001:db8::54]:5353")},
+				{Addr: netip.MustParseAddrPort("192.0.2.55:853"), TLSName: "dns.example"}, {Addr: netip.MustParseAddrPort("[2001:db8::55]:8853"), TLSName: "dns.example"},
 			},
 			TSIGKeys: []TSIGKey{{Name: "k.example.", Algorithm: "hmac-sha256", Secret: "MDEyMzQ1Njc4OWFiY2RlZg=="}},
 		},
@@ -143,7 +144,7 @@ func TestValuesAreWrittenAsTheyAreRead(t *testing.T) {
 			t.Errorf("%s: written as %s", text, got)
 		}
 	}
-	for _, text := range []string{"system", "192.0.2.1:53", "[2001:db8::1]:5353"} {
+	for _, text := range []string{"system", "192.0.2.1:53", "[2001:db8::1]:5353", "tls://dns.example@192.0.2.1:853"} {
 		var u Upstream
 		if err := u.UnmarshalText([]byte(text)); err != nil {
 			t.Errorf("%s: %v", text, err)

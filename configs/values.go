@@ -62,33 +62,40 @@ func (h HostAccess) MarshalText() ([]byte, error) {
 
 // Upstream is a resolver that questions about other people's names are sent to.
 type Upstream struct {
-	System bool           // those of the host's resolv.conf
-	Addr   netip.AddrPort // otherwise
+	System  bool           // those of the host's resolv.conf
+	Addr    netip.AddrPort // otherwise
+	TLSName string         // the name in its certificate, for DNS over TLS; empty: plain DNS
 }
 
-// UnmarshalText reads "system", an address, or an address and a port.
+// UnmarshalText reads "system", an address, an address and a port, or either behind tls://NAME@.
 func (u *Upstream) UnmarshalText(b []byte) error {
 	text := string(b)
 	if text == "system" {
 		*u = Upstream{System: true}
 		return nil
 	}
-	if strings.HasPrefix(text, "tls://") {
-		return fmt.Errorf("%q: DNS over TLS is not supported yet: write an IP address", text)
+	const tls = "tls://"
+	port, addr := uint16(53), text
+	var name string
+	if rest, ok := strings.CutPrefix(text, tls); ok {
+		port = 853
+		if name, addr, ok = strings.Cut(rest, "@"); !ok || !isHostName(strings.TrimSuffix(name, ".")) {
+			return fmt.Errorf("%q: DNS over TLS needs the name in the resolver's certificate and its address, as in tls://dns.example@192.0.2.53", text)
+		}
+		name = strings.TrimSuffix(name, ".")
 	}
-	if ap, err := netip.ParseAddrPort(text); err == nil {
+	if ap, err := netip.ParseAddrPort(addr); err == nil {
 		if ap.Port() == 0 {
 			return fmt.Errorf("%q: port 0 does not exist", text)
 		}
-		*u = Upstream{Addr: ap}
+		*u = Upstream{Addr: ap, TLSName: name}
 		return nil
 	}
-	a, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	a, err := netip.ParseAddr(strings.Trim(addr, "[]"))
 	if err != nil {
-		return fmt.Errorf("%q is not a resolver (system, an IP address, or one with a port as in 192.0.2.53:53 or [2001:db8::53]:53)", text)
+		return fmt.Errorf("%q is not a resolver (system, an IP address, one with a port as in 192.0.2.53:53 or [2001:db8::53]:53, or tls://NAME@ADDRESS)", text)
 	}
-	const dns = 53
-	*u = Upstream{Addr: netip.AddrPortFrom(a, dns)}
+	*u = Upstream{Addr: netip.AddrPortFrom(a, port), TLSName: name}
 	return nil
 }
 
@@ -98,6 +105,9 @@ func (u Upstream) MarshalText() ([]byte, error) { return []byte(u.String()), nil
 func (u Upstream) String() string {
 	if u.System {
 		return "system"
+	}
+	if u.TLSName != "" {
+		return "tls://" + u.TLSName + "@" + u.Addr.String()
 	}
 	return u.Addr.String()
 }

@@ -3,6 +3,8 @@ package dns
 import (
 	"container/list"
 	"encoding/binary"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,6 +155,13 @@ func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*en
 	m := &miekg.Msg{Compress: true}
 	m.Question = []miekg.Question{{Name: key.name.String(), Qtype: key.typ, Qclass: miekg.ClassINET}}
 	m.Rcode = reply.Rcode
+	for _, rr := range slices.Concat(reply.Answer, reply.Ns) {
+		// The server was asked in random letters, and may have used them in its answer.
+		rr.Header().Name = strings.ToLower(rr.Header().Name)
+		if c, ok := rr.(*miekg.CNAME); ok {
+			c.Target = strings.ToLower(c.Target)
+		}
+	}
 	for _, rr := range reply.Answer {
 		if rr.Header().Class == miekg.ClassINET {
 			m.Answer = append(m.Answer, rr)

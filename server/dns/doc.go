@@ -9,7 +9,8 @@
 //   - cookie.go    DNS cookies: whose address is not forged
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - cache.go     what upstreams said, for as long as they said
-//   - upstream.go  asking one upstream; which of them to ask
+//   - upstream.go  the upstreams; which of them to ask
+//   - exchange.go  one question to one upstream
 //   - forward.go   forwarded questions: merge, cache, guard
 //   - listener.go  the sockets of one gateway address; udp.go and tcp.go serve them
 //   - server.go    Server: snapshots in, listeners and views out

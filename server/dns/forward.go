@@ -2,8 +2,10 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,13 +21,14 @@ const (
 // resolver asks others what the views do not know, and remembers what they said.
 type resolver struct {
 	now   func() time.Time
+	roots *x509.CertPool // who may sign the certificates of upstreams; nil: whom the system trusts
 	cache *cache
 
-	upstreams atomic.Pointer[[]netip.AddrPort] // the default ones, our own addresses left out
-	guarded   atomic.Pointer[[]netip.Prefix]   // the ranges of all VPCs
+	upstreams atomic.Pointer[[]endpoint]     // the default ones, our own addresses left out
+	guarded   atomic.Pointer[[]netip.Prefix] // the ranges of all VPCs
 
 	mu      sync.Mutex
-	servers map[netip.AddrPort]*upstream
+	servers map[endpoint]*upstream
 	flights map[cacheKey]*flight
 
 	hits, misses, staleHits, refused atomic.Uint64
@@ -38,14 +41,14 @@ type flight struct {
 }
 
 func newResolver(cacheSize int, now func() time.Time) *resolver {
-	r := &resolver{now: now, cache: newCache(cacheSize), servers: map[netip.AddrPort]*upstream{}, flights: map[cacheKey]*flight{}}
-	r.upstreams.Store(new([]netip.AddrPort))
+	r := &resolver{now: now, cache: newCache(cacheSize), servers: map[endpoint]*upstream{}, flights: map[cacheKey]*flight{}}
+	r.upstreams.Store(new([]endpoint))
 	r.guarded.Store(new([]netip.Prefix))
 	return r
 }
 
 // setUpstreams changes the default upstreams; what the former ones said is forgotten.
-func (r *resolver) setUpstreams(servers []netip.AddrPort) {
+func (r *resolver) setUpstreams(servers []endpoint) {
 	if !slices.Equal(*r.upstreams.Load(), servers) {
 		r.upstreams.Store(&servers)
 		r.cache.flush()
@@ -64,29 +67,42 @@ func (r *resolver) setGuarded(ranges []netip.Prefix) {
 func (r *resolver) keep(forwarders map[netip.AddrPort]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for ap := range r.servers {
-		if !forwarders[ap] && !slices.Contains(*r.upstreams.Load(), ap) {
-			delete(r.servers, ap)
+	for e, u := range r.servers {
+		if (e.tlsName != "" || !forwarders[e.addr]) && !slices.Contains(*r.upstreams.Load(), e) {
+			u.closeIdle()
+			delete(r.servers, e)
 		}
 	}
 }
 
 // serversFor returns whom to ask: the forwarder's servers, or the upstreams when f is nil.
 func (r *resolver) serversFor(f *forwarder) []*upstream {
-	addrs := *r.upstreams.Load()
+	servers := *r.upstreams.Load()
 	if f != nil {
-		addrs = f.servers
+		servers = make([]endpoint, len(f.servers))
+		for i, ap := range f.servers {
+			servers[i].addr = ap
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]*upstream, len(addrs))
-	for i, ap := range addrs {
-		if r.servers[ap] == nil {
-			r.servers[ap] = &upstream{addr: ap, now: r.now}
+	out := make([]*upstream, len(servers))
+	for i, e := range servers {
+		if r.servers[e] == nil {
+			r.servers[e] = &upstream{endpoint: e, now: r.now, roots: r.roots}
 		}
-		out[i] = r.servers[ap]
+		out[i] = r.servers[e]
 	}
 	return out
+}
+
+// closeIdle closes the connections to all servers that wait for the next question.
+func (r *resolver) closeIdle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, u := range r.servers {
+		u.closeIdle()
+	}
 }
 
 func (r *resolver) stats() []UpstreamStats {
@@ -96,9 +112,7 @@ func (r *resolver) stats() []UpstreamStats {
 	for _, u := range r.servers {
 		out = append(out, u.stats())
 	}
-	slices.SortFunc(out, func(a, b UpstreamStats) int {
-		return netip.MustParseAddrPort(a.Address).Compare(netip.MustParseAddrPort(b.Address))
-	})
+	slices.SortFunc(out, func(a, b UpstreamStats) int { return strings.Compare(a.Address, b.Address) })
 	return out
 }
 
@@ -187,9 +201,9 @@ func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry
 	case f == nil && pointsInto(reply, *guarded):
 		// A name outside that has an inside address would let a web page talk to instances through its reader's browser.
 		r.refused.Add(1)
-		e = failure(key, miekg.RcodeRefused, source+" "+from.addr.String()+": the answer points into a VPC", now)
+		e = failure(key, miekg.RcodeRefused, source+" "+from.String()+": the answer points into a VPC", now)
 	default:
-		source += " " + from.addr.String()
+		source += " " + from.String()
 		if e, err = newEntry(key, reply, source, now); err != nil {
 			e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), now)
 		}

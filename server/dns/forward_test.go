@@ -33,14 +33,7 @@ type fakeUpstream struct {
 func newFake(t testing.TB, loopback string, answer func(q *miekg.Msg, tcp bool) []*miekg.Msg) *fakeUpstream {
 	t.Helper()
 	f := &fakeUpstream{answer: answer}
-	pc, err := net.ListenPacket("udp", net.JoinHostPort(loopback, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, ln := listenBoth(t, loopback)
 	f.addr = pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -87,6 +80,25 @@ func newFake(t testing.TB, loopback string, answer func(q *miekg.Msg, tcp bool) 
 		done.Wait()
 	})
 	return f
+}
+
+// listenBoth opens a port that is free for UDP and for TCP.
+func listenBoth(t testing.TB, loopback string) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for tries := 0; ; tries++ {
+		pc, err := net.ListenPacket("udp", net.JoinHostPort(loopback, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", pc.LocalAddr().String())
+		if err == nil {
+			return pc, ln
+		}
+		pc.Close()
+		if tries == 20 {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (f *fakeUpstream) handle(wire []byte, tcp bool) [][]byte {
@@ -459,7 +471,7 @@ func TestOutsideNamesMayNotPointInside(t *testing.T) {
 
 func TestForwardersOfAVPC(t *testing.T) {
 	partner := newFake(t, "127.0.0.1", func(q *miekg.Msg, tcp bool) []*miekg.Msg {
-		if q.Question[0].Name == "back.partner.example." {
+		if strings.EqualFold(q.Question[0].Name, "back.partner.example.") {
 			return says(t, "@ 100 IN CNAME git.corp.example.")(q, tcp)
 		}
 		return says(t, "@ 100 IN A 192.0.2.1")(q, tcp)
@@ -502,7 +514,7 @@ func TestWeAreNeverOurOwnUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.SetSnapshot(snapshotOf(lab()))
-	if got := *s.resolver.upstreams.Load(); !slices.Equal(got, []netip.AddrPort{up.addr}) {
+	if got := *s.resolver.upstreams.Load(); !slices.Equal(got, []endpoint{{addr: up.addr}}) {
 		t.Errorf("upstreams %v", got)
 	}
 }
@@ -510,8 +522,8 @@ func TestWeAreNeverOurOwnUpstream(t *testing.T) {
 func TestAServerThatIsSilentIsAskedLast(t *testing.T) {
 	clk := newClock()
 	bad := newFake(t, "127.0.0.1", fails(miekg.RcodeServerFailure))
-	a := &upstream{addr: bad.addr, now: clk.now}
-	b := &upstream{addr: netip.MustParseAddrPort("192.0.2.1:53"), now: clk.now}
+	a := &upstream{endpoint: endpoint{addr: bad.addr}, now: clk.now}
+	b := &upstream{endpoint: endpoint{addr: netip.MustParseAddrPort("192.0.2.1:53")}, now: clk.now}
 	for range failuresToDown {
 		a.note(0, io.ErrUnexpectedEOF)
 	}

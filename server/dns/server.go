@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,9 +21,10 @@ import (
 
 // Config is what the server needs to know besides snapshots.
 type Config struct {
-	Upstreams  []string         // "system" (what resolv.conf names) or IP[:port], in order of preference
+	Upstreams  []string         // "system" (what resolv.conf names), IP[:port] or tls://NAME@IP[:port], in order of preference
 	CacheSize  int              // answers; 0: none is kept
 	Version    string           // told to whoever asks for version.bind; empty: refused
+	Roots      *x509.CertPool   // who may sign the certificates of upstreams; nil: whom the system trusts
 	ResolvConf string           // empty: /etc/resolv.conf
 	Port       uint16           // 0: 53
 	Logger     *slog.Logger     // nil: nothing is logged
@@ -45,9 +47,9 @@ type Server struct {
 	setting sync.Mutex // one SetSnapshot at a time
 
 	mu         sync.Mutex
-	configured []string         // upstreams
-	servers    []netip.AddrPort // what they are, our own addresses among them
-	resolvConf time.Time        // when it was changed; zero: it is not there
+	configured []string   // upstreams
+	servers    []endpoint // what they are, our own addresses among them
+	resolvConf time.Time  // when it was changed; zero: it is not there
 	listeners  map[listenerKey]*listener
 	running    bool
 }
@@ -81,6 +83,7 @@ func New(c Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.resolver = newResolver(c.CacheSize, s.now)
+	s.resolver.roots = c.Roots
 	s.state.Store(&state{})
 	if err := s.SetUpstreams(c.Upstreams); err != nil {
 		return nil, err
@@ -94,7 +97,7 @@ func (s *Server) SetUpstreams(upstreams []string) error {
 		if u == "system" {
 			continue
 		}
-		if _, err := ParseServer(u); err != nil {
+		if _, err := parseEndpoint(u); err != nil {
 			return fmt.Errorf("upstream: %w", err)
 		}
 	}
@@ -118,9 +121,11 @@ func (s *Server) readUpstreams() {
 			if err != nil {
 				s.log.Warn("no upstreams from the system", "error", err)
 			}
-			s.servers = append(s.servers, system...)
-		} else if ap, err := ParseServer(u); err == nil {
-			s.servers = append(s.servers, ap)
+			for _, ap := range system {
+				s.servers = append(s.servers, endpoint{addr: ap})
+			}
+		} else if e, err := parseEndpoint(u); err == nil {
+			s.servers = append(s.servers, e)
 		}
 	}
 	s.useUpstreams()
@@ -130,10 +135,10 @@ func (s *Server) readUpstreams() {
 // s.mu.
 func (s *Server) useUpstreams() {
 	snapshot := s.state.Load().snapshot
-	var kept []netip.AddrPort
-	for _, ap := range s.servers {
-		if !isOwn(snapshot, ap.Addr()) && !slices.Contains(kept, ap) {
-			kept = append(kept, ap)
+	var kept []endpoint
+	for _, e := range s.servers {
+		if !isOwn(snapshot, e.addr.Addr()) && !slices.Contains(kept, e) {
+			kept = append(kept, e)
 		}
 	}
 	s.resolver.setUpstreams(kept)
@@ -220,6 +225,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer func() {
 		s.syncListeners(ctx, nil)
+		s.resolver.closeIdle()
 		s.mu.Lock()
 		s.running = false
 		s.mu.Unlock()

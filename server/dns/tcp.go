@@ -184,6 +184,15 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 	}
 }
 
+// closeWith makes the connection end with ctx; the function that it returns ends it at once.
+func closeWith(ctx context.Context, conn net.Conn) func() {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	return func() {
+		stop()
+		conn.Close()
+	}
+}
+
 // peekLength returns the length of the message at the head of the buffer, of which two octets are there.
 func peekLength(r *bufio.Reader) int {
 	b, err := r.Peek(2)

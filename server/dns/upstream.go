@@ -3,12 +3,10 @@ package dns
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,12 +63,58 @@ func ParseResolvConf(r io.Reader) ([]netip.AddrPort, error) {
 	return servers, sc.Err()
 }
 
+// endpoint is how a resolver is reached.
+type endpoint struct {
+	addr    netip.AddrPort
+	tlsName string // the name in its certificate; empty: plain DNS
+}
+
+func (e endpoint) String() string {
+	if e.tlsName == "" {
+		return e.addr.String()
+	}
+	if e.addr.Port() == portTLS {
+		return tlsScheme + e.tlsName + "@" + e.addr.Addr().String()
+	}
+	return tlsScheme + e.tlsName + "@" + e.addr.String()
+}
+
+const (
+	tlsScheme = "tls://"
+	portTLS   = 853
+)
+
+// parseEndpoint reads what ParseServer reads, and tls://NAME@IP or tls://NAME@IP:port for DNS over TLS (RFC 7858).
+func parseEndpoint(s string) (endpoint, error) {
+	rest, ok := strings.CutPrefix(s, tlsScheme)
+	if !ok {
+		ap, err := ParseServer(s)
+		return endpoint{addr: ap}, err
+	}
+	host, addr, ok := strings.Cut(rest, "@")
+	if _, err := parseName(host); !ok || err != nil {
+		return endpoint{}, fmt.Errorf("%q is not a resolver over TLS (tls://NAME@IP)", s)
+	}
+	ap, err := netip.ParseAddrPort(addr)
+	if a, addrErr := netip.ParseAddr(addr); addrErr == nil {
+		ap, err = netip.AddrPortFrom(a, portTLS), nil
+	}
+	if err != nil {
+		return endpoint{}, fmt.Errorf("%q is not a resolver over TLS (tls://NAME@IP)", s)
+	}
+	ap, err = checkServer(s, ap)
+	return endpoint{ap, strings.TrimSuffix(host, ".")}, err
+}
+
 // upstream is one resolver that we ask, with what we know of it.
 type upstream struct {
-	addr netip.AddrPort
-	now  func() time.Time
+	endpoint
+	now   func() time.Time
+	roots *x509.CertPool // who may sign its certificate; nil: the system's
 
 	mu       sync.Mutex
+	folds    bool // it does not repeat the case of letters
+	idle     []*idleConn
 	srtt     time.Duration // smoothed; 0: unknown
 	failures int           // in a row
 	downTill time.Time
@@ -90,7 +134,7 @@ type UpstreamStats struct {
 func (u *upstream) stats() UpstreamStats {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return UpstreamStats{u.addr.String(), u.failures < failuresToDown, u.srtt, u.queries, u.failed}
+	return UpstreamStats{u.String(), u.failures < failuresToDown, u.srtt, u.queries, u.failed}
 }
 
 // healthy reports whether the server is worth asking first.
@@ -133,134 +177,6 @@ func (u *upstream) note(took time.Duration, err error) {
 	} else {
 		u.srtt = (7*u.srtt + took) / 8
 	}
-}
-
-// exchange asks one question: over UDP, and over TCP when the answer does not fit.
-func (u *upstream) exchange(ctx context.Context, question *miekg.Msg) (*miekg.Msg, error) {
-	began := u.now()
-	reply, err := exchangeUDP(ctx, u.addr, question)
-	if err == nil && reply.Truncated {
-		reply, err = exchangeTCP(ctx, u.addr, question)
-	}
-	if err != nil && ctx.Err() != nil && context.Cause(ctx) == errAnswered {
-		err = context.Canceled
-	}
-	u.note(u.now().Sub(began), err)
-	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", u.addr, err)
-	}
-	return reply, nil
-}
-
-// errAnswered is why an exchange is given up when another one has the answer.
-var errAnswered = errors.New("answered by another server")
-
-// numbered returns the question's wire form with an ID that nobody can guess, and the ID.
-func numbered(question *miekg.Msg) ([]byte, uint16, error) {
-	wire, err := question.Pack()
-	if err != nil {
-		return nil, 0, err
-	}
-	rand.Read(wire[:2])
-	return wire, binary.BigEndian.Uint16(wire), nil
-}
-
-// exchangeUDP uses a socket of its own, and so a random port, for every question. The kernel passes on only what comes
-// from the server's address; what is not the reply to this question is taken for a forgery and waited out.
-func exchangeUDP(ctx context.Context, server netip.AddrPort, question *miekg.Msg) (*miekg.Msg, error) {
-	wire, id, err := numbered(question)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := dial(ctx, "udp", server)
-	if err != nil {
-		return nil, err
-	}
-	defer closeWith(ctx, conn)()
-	if _, err := conn.Write(wire); err != nil {
-		return nil, err
-	}
-	buf := make([]byte, 4096)
-	for {
-		n, err := conn.Read(buf)
-		if err != nil {
-			return nil, err
-		}
-		if reply := readReply(buf[:n], id, question); reply != nil {
-			return reply, nil
-		}
-	}
-}
-
-func exchangeTCP(ctx context.Context, server netip.AddrPort, question *miekg.Msg) (*miekg.Msg, error) {
-	wire, id, err := numbered(question)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := dial(ctx, "tcp", server)
-	if err != nil {
-		return nil, err
-	}
-	defer closeWith(ctx, conn)()
-	if _, err := conn.Write(rdata(wire)); err != nil {
-		return nil, err
-	}
-	var size [2]byte
-	if _, err := io.ReadFull(conn, size[:]); err != nil {
-		return nil, err
-	}
-	buf := make([]byte, binary.BigEndian.Uint16(size[:]))
-	if _, err := io.ReadFull(conn, buf); err != nil {
-		return nil, err
-	}
-	reply := readReply(buf, id, question)
-	if reply == nil {
-		return nil, errors.New("the reply is not to this question")
-	}
-	return reply, nil
-}
-
-func dial(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, server.String())
-	if err != nil {
-		return nil, err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
-	return conn, nil
-}
-
-// closeWith makes the connection end with ctx; the function that it returns ends it at once.
-func closeWith(ctx context.Context, conn net.Conn) func() {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	return func() {
-		stop()
-		conn.Close()
-	}
-}
-
-// readReply returns the message if it is a reply to the question with that ID, else nil.
-func readReply(wire []byte, id uint16, question *miekg.Msg) *miekg.Msg {
-	if len(wire) < headerSize || binary.BigEndian.Uint16(wire) != id || wire[2]&(flagQR>>8) == 0 {
-		return nil
-	}
-	reply := new(miekg.Msg)
-	if err := reply.Unpack(wire); err != nil && !reply.Truncated {
-		return nil
-	}
-	if len(reply.Question) != 1 {
-		// Some servers send a bare header with FORMERR or the like.
-		if len(reply.Question) == 0 && reply.Rcode != miekg.RcodeSuccess && reply.Rcode != miekg.RcodeNameError {
-			return reply
-		}
-		return nil
-	}
-	got, want := reply.Question[0], question.Question[0]
-	if got.Qtype != want.Qtype || got.Qclass != want.Qclass || !strings.EqualFold(got.Name, want.Name) {
-		return nil
-	}
-	return reply
 }
 
 // ask puts the question to the servers: the healthy and fast ones first, the next one as soon as one fails or is slow,
