@@ -115,7 +115,7 @@ func TestTheREADMEsCommandsWork(t *testing.T) {
 	}
 
 	// Every verb that the table of every day names exists as it is written there.
-	rows := regexp.MustCompile("(?m)^\\|.*\\|$").FindAllString(string(readme), -1)
+	rows := regexp.MustCompile(`(?m)^\|.*\|$`).FindAllString(string(readme), -1)
 	named := 0
 	for _, row := range rows {
 		for _, m := range regexp.MustCompile("`(gatehouse [^`]+)`").FindAllStringSubmatch(row, -1) {
