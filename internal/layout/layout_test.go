@@ -55,13 +55,13 @@ var testsMayImport = []string{"internal/netlab", "internal/polgen", "internal/sc
 
 // onlyIn lists libraries that only some packages may import directly.
 var onlyIn = map[string][]string{
-	"os/exec":                             {"firewall/iptables", "firewall/ipset", "internal/netlab", "internal/bench/dhcp", "internal/bench/dns"},
+	"os/exec":                             {"firewall/iptables", "firewall/ipset", "internal/netlab", "internal/bench/dhcp", "internal/bench/dns", "internal/bench/firewall"},
 	"github.com/miekg/dns":                {"server/dns"},
 	"github.com/insomniacslk/dhcp":        {"server/dhcp4", "server/dhcp6"},
 	"github.com/coreos/go-iptables":       {"firewall/iptables"},
 	"go.etcd.io/bbolt":                    {"store"},
 	"github.com/vishvananda/netlink":      {"server/link", "firewall/conntrack", "internal/netlab"},
-	"github.com/vishvananda/netns":        {"internal/netlab"},
+	"github.com/vishvananda/netns":        {"internal/netlab", "server/link"},
 	"github.com/spf13/cobra":              {"cmd/gatehouse"},
 	"github.com/coreos/go-systemd":        {"server"},
 	"github.com/prometheus/client_golang": {"server"},
