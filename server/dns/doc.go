@@ -13,6 +13,7 @@
 //   - exchange.go  one question to one upstream
 //   - forward.go   forwarded questions: merge, cache, guard
 //   - listener.go  the sockets of one gateway address; udp.go and tcp.go serve them
+//   - holder.go    who else has a port
 //   - server.go    Server: snapshots in, listeners and views out
 //
 // The view is decided by the address that a question was sent to, which belongs to one vSwitch and so to one VPC; a

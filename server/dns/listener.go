@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ import (
 // checkEvery is how often sockets that could not be opened are tried again, and links are looked at.
 const checkEvery = time.Second
 
+// lookEvery is how often it is found out who has a port that we want.
+const lookEvery = 30 * time.Second
+
 // receiveBuffer is asked for in octets: the kernel's default holds only a few hundred questions.
 const receiveBuffer = 4 << 20
 
@@ -28,12 +32,13 @@ const receiveBuffer = 4 << 20
 type PortError struct {
 	Network string // udp or tcp
 	Addr    netip.AddrPort
+	Holder  string // who has it, as in "dnsmasq (process 812)"; empty: nobody, or not known
 	Err     error
 }
 
 func (e *PortError) Error() string {
 	if errors.Is(e.Err, syscall.EADDRINUSE) {
-		return fmt.Sprintf("%s port %d of %s is taken by another program", e.Network, e.Addr.Port(), e.Addr.Addr())
+		return fmt.Sprintf("%s port %d of %s is taken by %s", e.Network, e.Addr.Port(), e.Addr.Addr(), cmp.Or(e.Holder, "another program"))
 	}
 	return fmt.Sprintf("listen on %s %s: %v", e.Network, e.Addr, e.Err)
 }
@@ -77,6 +82,9 @@ type listener struct {
 	stop    context.CancelFunc
 	serving sync.WaitGroup
 	failed  chan struct{} // closed when a socket has died
+
+	holder string    // who has the port
+	looked time.Time // when that was found out
 }
 
 // syncListeners opens the sockets that are wanted and not open, and closes those that are not wanted any more or whose
@@ -164,7 +172,7 @@ func (l *listener) start(ctx context.Context) error {
 	l.index = 0
 	if zone := l.key.addr.Zone(); zone != "" {
 		if l.index = linkIndex(zone); l.index == 0 {
-			return &PortError{"udp", addr, fmt.Errorf("there is no link %s", zone)}
+			return l.portError("udp", addr, fmt.Errorf("there is no link %s", zone))
 		}
 		// By number: package net remembers for a minute which number a name had.
 		bind = netip.AddrPortFrom(l.key.addr.WithZone(strconv.Itoa(int(l.index))), addr.Port())
@@ -176,12 +184,12 @@ func (l *listener) start(ctx context.Context) error {
 	lc := net.ListenConfig{Control: control}
 	packets, err := lc.ListenPacket(ctx, "udp"+family, bind.String())
 	if err != nil {
-		return &PortError{"udp", addr, err}
+		return l.portError("udp", addr, err)
 	}
 	streams, err := lc.Listen(ctx, "tcp"+family, bind.String())
 	if err != nil {
 		packets.Close()
-		return &PortError{"tcp", addr, err}
+		return l.portError("tcp", addr, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	failed := make(chan struct{})
@@ -216,6 +224,18 @@ func (l *listener) start(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// portError says why a socket could not be opened.
+func (l *listener) portError(network string, addr netip.AddrPort, err error) *PortError {
+	e := &PortError{Network: network, Addr: addr, Err: err}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if now := l.server.now(); l.looked.IsZero() || now.Sub(l.looked) >= lookEvery {
+			l.holder, l.looked = holderOf(network, addr), now
+		}
+		e.Holder = l.holder
+	}
+	return e
 }
 
 // close ends the service of the address and waits until its sockets are closed.

@@ -184,7 +184,7 @@ func TestRealClientsAsk(t *testing.T) {
 	}
 	listeners(func(m map[string]string) bool {
 		return len(m) == 9 && m["10.20.1.253"] == "" && m["fd00:20:0:1:ffff:ffff:ffff:fff7"] == "" &&
-			m["10.30.1.253"] == "udp port 53 of 10.30.1.253 is taken by another program" &&
+			m["10.30.1.253"] == fmt.Sprintf("udp port 53 of 10.30.1.253 is taken by dns.test (process %d)", os.Getpid()) &&
 			m["fe80::1%port-a"] == "listen on udp [fe80::1%port-a]:53: there is no link port-a"
 	})
 
