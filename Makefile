@@ -84,6 +84,18 @@ bench-dhcp: need-root build ## DHCP beside Kea, ISC dhcpd and dnsmasq (BENCHFLAG
 	$(call install_peers,$(BENCH_DHCP_PACKAGES))
 	$(GO) run ./internal/bench/dhcp -gatehouse $(BIN) $(BENCHFLAGS)
 
+.PHONY: bench-firewall
+bench-firewall: need-root deps-test build ## what the rules cost at 10,000 instances (BENCHFLAGS=-quick; -backend legacy)
+	$(GO) run ./internal/bench/firewall -gatehouse $(BIN) $(BENCHFLAGS)
+
+.PHONY: bench-firewall-swaps
+bench-firewall-swaps: need-root deps-test build ## 500 changes under traffic in each backend: nothing leaks, nothing is lost
+	$(GO) run ./internal/bench/firewall -gatehouse $(BIN) -swaps 500 $(BENCHFLAGS)
+
+.PHONY: soak-firewall
+soak-firewall: need-root deps-test build ## real packets through 5,000 random policies, as the policy says (most of an hour)
+	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -v -count 1 -timeout 110m -run '^TestTheKernelDoesWhatThePolicySays$$' ./internal/acceptance
+
 .PHONY: vulncheck
 vulncheck: ## known vulnerabilities of the libraries in use (asks the vulnerability database)
 	$(GO) tool govulncheck ./...

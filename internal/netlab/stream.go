@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Sink counts the datagrams that arrive at a UDP port of a space, of both families, and answers none: to connection
@@ -28,7 +30,7 @@ func (s *Space) Sink(port uint16) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: sink on port %d: %w", s.Label, port, err)
 	}
-	if err := k.conn.SetReadBuffer(4 << 20); err != nil {
+	if err := growBuffer(k.conn); err != nil {
 		return nil, fmt.Errorf("%s: sink on port %d: %w", s.Label, port, err)
 	}
 	go func() {
@@ -43,6 +45,19 @@ func (s *Space) Sink(port uint16) (*Sink, error) {
 		}
 	}()
 	return k, nil
+}
+
+// growBuffer makes room for what comes while nobody reads, beyond what the host grants to all.
+func growBuffer(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) }); err != nil {
+		return err
+	}
+	return set
 }
 
 // Count is the number of datagrams so far.

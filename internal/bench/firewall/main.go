@@ -41,7 +41,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.bin, "bin", "bin/gatehouse", "the `program` under test")
+	flag.StringVar(&o.bin, "gatehouse", "bin/gatehouse", "the `program` under test")
 	flag.StringVar(&o.backend, "backend", "nft", "iptables backend: nft or legacy")
 	flag.IntVar(&o.instances, "instances", 10_000, "size of the large network")
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
