@@ -43,6 +43,8 @@ type Metrics struct {
 type DNS struct {
 	Upstreams []Upstream `json:"upstreams"` // asked in this order; none: other people's names do not resolve
 	CacheSize int        `json:"cacheSize"` // entries; 0: no cache
+	RateLimit int        `json:"rateLimit"` // answers a second that an instance is given over UDP, more only over TCP; 0: no limit
+	QueryLog  []string   `json:"queryLog"`  // names of VPCs whose questions are logged
 	TSIGKeys  []TSIGKey  `json:"tsigKeys"`  // keys that zones name in updateKeys
 }
 
@@ -235,6 +237,9 @@ func (d *DNS) validate(ps *vpc.Problems) {
 	const maxCache = 10_000_000
 	if d.CacheSize < 0 || d.CacheSize > maxCache {
 		ps.Add("dns.cacheSize", "%d is not between 0 (no cache) and %d", d.CacheSize, maxCache)
+	}
+	if d.RateLimit < 0 {
+		ps.Add("dns.rateLimit", "%d is negative: 0 means no limit", d.RateLimit)
 	}
 	for i, u := range d.Upstreams {
 		path := fmt.Sprintf("dns.upstreams[%d]", i)

@@ -18,7 +18,7 @@ func TestTheReferenceFileShowsEveryKeyWithItsDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The file shows empty lists; not written, they are nil.
-	for _, list := range []reflect.Value{reflect.ValueOf(&c.Uplinks), reflect.ValueOf(&c.HostAccess), reflect.ValueOf(&c.DNS.TSIGKeys)} {
+	for _, list := range []reflect.Value{reflect.ValueOf(&c.Uplinks), reflect.ValueOf(&c.HostAccess), reflect.ValueOf(&c.DNS.TSIGKeys), reflect.ValueOf(&c.DNS.QueryLog)} {
 		if list.Elem().IsNil() || list.Elem().Len() != 0 {
 			t.Errorf("%s is not shown as the empty list", list.Elem().Type())
 		}
@@ -79,6 +79,8 @@ api: {socket: /tmp/api.sock, listen: "[::1]:8443"}
 metrics: {listen: :9153}
 dns:
   upstreams: [system, 192.0.2.53, 192.0.2.54:5353, "2001:db8::53", "[2001:db8::54]:5353", tls://dns.example@192.0.2.55, "tls://dns.example@[2001:db8::55]:8853"]
+  rateLimit: 5000
+  queryLog: [research]
   cacheSize: 0
   tsigKeys: [{name: k.example., secret: MDEyMzQ1Njc4OWFiY2RlZg==}]
 firewall: {backend: legacy, verifyInterval: 1m, markMask: 0x00ffff00}
@@ -100,6 +102,7 @@ manifest: /etc/gatehouse/lab.yaml
 				{Addr: netip.MustParseAddrPort("[2001:db8::53]:53")}, {Addr: netip.MustParseAddrPort("[2001:db8::54]:5353")},
 				{Addr: netip.MustParseAddrPort("192.0.2.55:853"), TLSName: "dns.example"}, {Addr: netip.MustParseAddrPort("[2001:db8::55]:8853"), TLSName: "dns.example"},
 			},
+			RateLimit: 5000, QueryLog: []string{"research"},
 			TSIGKeys: []TSIGKey{{Name: "k.example.", Algorithm: "hmac-sha256", Secret: "MDEyMzQ1Njc4OWFiY2RlZg=="}},
 		},
 		Firewall: Firewall{Backend: BackendLegacy, VerifyInterval: vpc.Duration(time.Minute), MarkMask: 0x00ffff00},

@@ -170,7 +170,10 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	}
 	g.dhcp6 = dhcp6.New(dhcp6.Config{DUID: duid, Config: dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log}})
 	g.ra = ra.New(ra.Config{Logger: log})
-	g.dns, err = dns.New(dns.Config{Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, Version: "gatehouse " + version, Logger: log})
+	g.dns, err = dns.New(dns.Config{
+		Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
+		Version: "gatehouse " + version, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -393,6 +396,8 @@ func (g *Gateway) reloadConfig(load func() (*configs.Config, error), level *slog
 		return
 	}
 	g.dns.SetCacheSize(c.DNS.CacheSize)
+	g.dns.SetRateLimit(c.DNS.RateLimit)
+	g.dns.SetQueryLog(c.DNS.QueryLog)
 	g.change.Lock()
 	g.config.Store(c)
 	g.reload()

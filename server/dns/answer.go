@@ -300,6 +300,12 @@ func appendError(dst []byte, q *Query, rcode int) []byte {
 	return m.finish(rcode, 0)
 }
 
+// appendTruncated appends a reply that says only that there is more over TCP.
+func appendTruncated(dst []byte, q *Query) []byte {
+	m := newMessage(dst, q, 0)
+	return m.finish(miekg.RcodeSuccess, 0)
+}
+
 // appendChaos answers questions of class CH: the server's version to whoever asks for it (RFC 4892 has the others, which
 // say where a server is and are refused).
 func appendChaos(dst []byte, q *Query, version string) ([]byte, int) {

@@ -7,12 +7,14 @@
 //   - records.go   a View as a list of records
 //   - query.go     a packet -> Query
 //   - cookie.go    DNS cookies: whose address is not forged
+//   - limiter.go   so many answers a second
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - cache.go     what upstreams said, for as long as they said
 //   - upstream.go  the upstreams; which of them to ask
 //   - exchange.go  one question to one upstream
 //   - forward.go   forwarded questions: merge, cache, guard
 //   - listener.go  the sockets of one gateway address; udp.go and tcp.go serve them
+//   - querylog.go  who asked what
 //   - holder.go    who else has a port
 //   - server.go    Server: snapshots in, listeners and views out
 //

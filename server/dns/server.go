@@ -23,6 +23,8 @@ import (
 type Config struct {
 	Upstreams  []string         // "system" (what resolv.conf names), IP[:port] or tls://NAME@IP[:port], in order of preference
 	CacheSize  int              // answers; 0: none is kept
+	RateLimit  int              // answers a second that a client is given over UDP; 0: no limit
+	QueryLog   []string         // names of VPCs whose questions are logged
 	Version    string           // told to whoever asks for version.bind; empty: refused
 	Roots      *x509.CertPool   // who may sign the certificates of upstreams; nil: whom the system trusts
 	ResolvConf string           // empty: /etc/resolv.conf
@@ -43,6 +45,8 @@ type Server struct {
 	counters counters
 	conns    connections
 	cookies  cookies
+	limiter  *limiter
+	queries  queryLog
 
 	setting sync.Mutex // one SetSnapshot at a time
 
@@ -75,6 +79,7 @@ func New(c Config) (*Server, error) {
 		waiting:   newWaiting(),
 		listeners: map[listenerKey]*listener{},
 		cookies:   newCookies(),
+		limiter:   newLimiter(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -84,6 +89,9 @@ func New(c Config) (*Server, error) {
 	}
 	s.resolver = newResolver(c.CacheSize, s.now)
 	s.resolver.roots = c.Roots
+	s.limiter.set(c.RateLimit)
+	s.queries.log = s.log
+	s.queries.set(c.QueryLog)
 	s.state.Store(&state{})
 	if err := s.SetUpstreams(c.Upstreams); err != nil {
 		return nil, err
@@ -107,6 +115,13 @@ func (s *Server) SetUpstreams(upstreams []string) error {
 	s.mu.Unlock()
 	return nil
 }
+
+// SetRateLimit changes how many answers a second a client is given over UDP before it is sent to TCP; 0: no limit.
+// Clients that show a cookie are not limited, since their address is not forged.
+func (s *Server) SetRateLimit(perSecond int) { s.limiter.set(perSecond) }
+
+// SetQueryLog changes whose questions are logged: VPCs by name.
+func (s *Server) SetQueryLog(vpcs []string) { s.queries.set(vpcs) }
 
 // SetCacheSize changes how many answers are kept.
 func (s *Server) SetCacheSize(n int) { s.resolver.cache.resize(n) }
@@ -277,39 +292,53 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	if q.cookie {
 		s.cookies.stamp(q, src, s.now())
 	}
+	if !tcp && s.limiter.limits() && !q.proven && !s.limiter.admit(src, s.now()) {
+		s.counters.limited.Add(1)
+		return appendTruncated(dst, q), nil
+	}
+	out := Outcome{Rcode: rcode}
 	switch {
 	case v == nil || !admits(v, src):
-		rcode = miekg.RcodeRefused
+		out.Rcode = miekg.RcodeRefused
 		fallthrough
 	case rcode != miekg.RcodeSuccess:
-		s.counters.count(rcode)
-		return appendError(dst, q, rcode), nil
+		s.answered(v, q, src, out)
+		return appendError(dst, q, out.Rcode), nil
 	case q.Class == miekg.ClassCHAOS:
-		dst, rcode = appendChaos(dst, q, s.config.Version)
-		s.counters.count(rcode)
+		dst, out.Rcode = appendChaos(dst, q, s.config.Version)
+		s.answered(v, q, src, out)
 		return dst, nil
 	}
 	q.Draw = rand.Uint32()
 	limit := q.limit(tcp)
 	reply, out := v.Answer(dst, q, limit)
 	if !out.Elsewhere {
-		s.counters.answered(out)
+		s.answered(v, q, src, out)
 		return reply, nil
 	}
 	if !q.RD { // only recursion could help
-		s.counters.count(miekg.RcodeRefused)
-		return appendError(dst, q, miekg.RcodeRefused), nil
+		out.Rcode = miekg.RcodeRefused
+		s.answered(v, q, src, out)
+		return appendError(dst, q, out.Rcode), nil
 	}
 	if out.target == "" {
 		if e := s.resolver.cached(ctx, out.forwarder, q, q.lower[:q.length]); e != nil && !(e.chained && out.forwarder != nil) {
 			reply, out.Truncated = e.append(dst, q, limit, s.now())
-			out.Rcode = e.rcode
-			s.counters.answered(out)
+			out.Rcode, out.Source = e.rcode, e.source
+			s.answered(v, q, src, out)
 			return reply, nil
 		}
 	}
 	d := &deferred{view: v, query: q.clone(), local: slices.Clone(reply[len(dst):]), out: out, limit: limit}
 	return dst, d
+}
+
+// answered counts a reply, and logs it if it is to be.
+func (s *Server) answered(v *View, q *Query, src netip.Addr, out Outcome) {
+	s.counters.answered(out)
+	if s.queries.wants(v) {
+		s.queries.write(v, q, src, out.Rcode, out.Source, s.now())
+	}
 }
 
 // admits reports whether a client may ask the view: it has an address of the VPC, or a link-local one, which cannot
@@ -327,14 +356,14 @@ func admits(v *View, src netip.Addr) bool {
 func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send func([]byte)) {
 	if !s.waiting.enter(src) {
 		s.counters.overload.Add(1)
-		s.counters.count(miekg.RcodeServerFailure)
+		s.answered(d.view, d.query, src, Outcome{Rcode: miekg.RcodeServerFailure, Source: "too many open questions"})
 		send(appendError(nil, d.query, miekg.RcodeServerFailure))
 		return
 	}
 	go func() {
 		defer s.waiting.leave(src)
 		reply, out := s.resolver.complete(ctx, d.view, d.query, d.local, d.out, d.limit)
-		s.counters.answered(out)
+		s.answered(d.view, d.query, src, out)
 		send(reply)
 	}()
 }

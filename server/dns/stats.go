@@ -13,6 +13,7 @@ type Stats struct {
 	Queries       map[string]uint64 // replies by response code
 	Truncated     uint64            // replies that did not fit
 	Ignored       uint64            // packets that deserved no reply
+	Limited       uint64            // clients that were sent to TCP because they asked too much
 	Overload      uint64            // questions refused because too many were waiting
 	Waiting       int               // questions that wait for an answer from elsewhere
 	CacheHits     uint64
@@ -30,6 +31,7 @@ type counters struct {
 	rcodes    [24]atomic.Uint64 // the last for all that are not known
 	truncated atomic.Uint64
 	ignored   atomic.Uint64
+	limited   atomic.Uint64
 	overload  atomic.Uint64
 }
 
@@ -50,6 +52,7 @@ func (s *Server) Stats() Stats {
 		Queries:     map[string]uint64{},
 		Truncated:   s.counters.truncated.Load(),
 		Ignored:     s.counters.ignored.Load(),
+		Limited:     s.counters.limited.Load(),
 		Overload:    s.counters.overload.Load(),
 		Waiting:     s.waiting.size(),
 		CacheHits:   s.resolver.hits.Load(),
