@@ -289,11 +289,11 @@ func (l *Loop) finished(s *vpc.Snapshot, start time.Time, err error, told bool) 
 
 // put makes one snapshot's ruleset the kernel's, or leaves the one that was in force.
 func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
-	k, err := l.writer.read(ctx)
-	if err != nil {
-		return err
-	}
 	if !l.known {
+		k, err := l.writer.read(ctx)
+		if err != nil {
+			return err
+		}
 		l.known, l.fresh = true, k.bare()
 	}
 	features := l.opt.Features
@@ -316,7 +316,7 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 	l.count(func(st *Status) { st.InForce, st.drift = s.Revision, nil })
 	l.verifySoon()
 
-	if err := l.writer.clean(ctx, rs); err != nil {
+	if err := l.writer.clean(ctx); err != nil {
 		l.log.Warn("leftovers stay until the next verification", "err", err)
 	}
 	cut, err := revoke(ctx, l.opt.Conntrack, affectedBy(l.judged, s), f)
@@ -351,7 +351,7 @@ func (l *Loop) undo(ctx context.Context, before *Force, failed *firewall.Ruleset
 	defer cancel()
 	err := l.writer.write(ctx, before.Ruleset, failed)
 	if err == nil {
-		err = l.writer.clean(ctx, before.Ruleset)
+		err = l.writer.clean(ctx)
 	}
 	if err != nil {
 		return errors.Join(cause, fmt.Errorf("go back to revision %d: %w", before.Snapshot.Revision, err))

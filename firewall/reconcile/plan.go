@@ -51,19 +51,19 @@ func (k *kernel) bare() bool {
 // familyPlan is what has to be written in one family.
 type familyPlan struct {
 	family vpc.Family
-	narrow string                      // for iptables-restore: accepts that end; before everything else
-	write  string                      // for iptables-restore: all chains that differ
-	wrote  map[string][]firewall.Chain // by table: those chains
+	narrow string // for iptables-restore: accepts that end; before everything else
+	write  string // for iptables-restore: all chains that differ
 	tables []tablePlan
 }
 
-// tablePlan is what has to be done to one table besides its chains' contents.
+// tablePlan is what has to be done to one table.
 type tablePlan struct {
-	name   string
-	hooks  []firewall.Hook // all that it shall have
-	have   []iptables.Hook // all that it has
-	unhook []iptables.Hook // those that it shall not have
-	stale  []string        // chains that it shall not have
+	name    string
+	changed []firewall.Chain // that differ, or are not there
+	stale   []string         // chains that it shall not have
+	hooks   []firewall.Hook  // all that it shall have
+	have    []iptables.Hook  // all that it has
+	unhook  []iptables.Hook  // those that it shall not have
 }
 
 // hooked reports whether every hook is as it should be.
@@ -78,28 +78,101 @@ func (t tablePlan) hooked() bool {
 
 // planFamily compares what the kernel has with what it shall have. before is what was in force, as far as that is known.
 func planFamily(have iptables.State, want, before firewall.Tables) *familyPlan {
-	p := &familyPlan{family: want.Family, wrote: map[string][]firewall.Chain{}}
-	var narrow, write strings.Builder
+	return newFamilyPlan(want.Family, planTables(have, want), before)
+}
+
+// planTables compares the tables of a family with what the kernel has.
+func planTables(have iptables.State, want firewall.Tables) []tablePlan {
+	var plans []tablePlan
 	for _, t := range want.Tables {
 		there := tableOf(have, t.Name)
-		var changed []firewall.Chain
+		p := planTable(there, t)
 		for _, c := range t.Chains {
-			if hashes, ok := there.Chains[c.Name]; !ok || !slices.Equal(hashes, c.Hashes(want.Family)) {
-				changed = append(changed, c)
+			if hashes, ok := there.Chains[c.Name]; !ok || !c.HasHashes(want.Family, hashes) {
+				p.changed = append(p.changed, c)
 			}
 		}
-		if len(changed) > 0 {
-			p.wrote[t.Name] = changed
-			restoreText(&write, want.Family, t.Name, changed)
-		}
-		if t.Name == accepting {
-			restoreText(&narrow, want.Family, t.Name, narrowed(changed, chainsOf(before, t.Name), want.Family))
-		}
-		p.tables = append(p.tables, planTable(there, t))
+		plans = append(plans, p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if !slices.ContainsFunc(want.Tables, func(t firewall.Table) bool { return t.Name == name }) {
-			p.tables = append(p.tables, planTable(have[name], firewall.Table{Name: name}))
+			plans = append(plans, planTable(have[name], firewall.Table{Name: name}))
+		}
+	}
+	return plans
+}
+
+// followFamily compares the tables that the kernel has, with the same hooks, with what it shall have.
+func followFamily(have, want firewall.Tables) *familyPlan {
+	var plans []tablePlan
+	for i, t := range want.Tables {
+		p := tablePlan{name: t.Name}
+		old, new := have.Tables[i].Chains, t.Chains
+		for len(old)+len(new) > 0 {
+			switch {
+			case len(new) == 0 || len(old) > 0 && old[0].Name < new[0].Name:
+				p.stale = append(p.stale, old[0].Name)
+				old = old[1:]
+				continue
+			case len(old) == 0 || old[0].Name > new[0].Name:
+				p.changed = append(p.changed, new[0])
+			default:
+				if !old[0].Same(&new[0]) && old[0].Hash(want.Family) != new[0].Hash(want.Family) {
+					p.changed = append(p.changed, new[0])
+				}
+				old = old[1:]
+			}
+			new = new[1:]
+		}
+		plans = append(plans, p)
+	}
+	return newFamilyPlan(want.Family, plans, have)
+}
+
+// sameHooks reports whether two rulesets have the same tables with the same hooks.
+func sameHooks(a, b *firewall.Ruleset) bool {
+	for i := range a.Families {
+		if !slices.EqualFunc(a.Families[i].Tables, b.Families[i].Tables, func(x, y firewall.Table) bool {
+			return x.Name == y.Name && slices.Equal(x.Hooks, y.Hooks)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// differentSets compares two lists of sets, both by name: the sets to write with what is there of them, and the names of
+// those that are not wanted any more.
+func differentSets(old, new []firewall.Set) (have map[string]firewall.Set, want []firewall.Set, stale []string) {
+	have = map[string]firewall.Set{}
+	for len(old)+len(new) > 0 {
+		switch {
+		case len(new) == 0 || len(old) > 0 && old[0].Name < new[0].Name:
+			stale = append(stale, old[0].Name)
+			old = old[1:]
+			continue
+		case len(old) == 0 || old[0].Name > new[0].Name:
+			want = append(want, new[0])
+		default:
+			if !old[0].Same(&new[0]) {
+				have[old[0].Name] = old[0]
+				want = append(want, new[0])
+			}
+			old = old[1:]
+		}
+		new = new[1:]
+	}
+	return have, want, stale
+}
+
+// newFamilyPlan puts what tables need into words for iptables-restore.
+func newFamilyPlan(f vpc.Family, tables []tablePlan, before firewall.Tables) *familyPlan {
+	p := &familyPlan{family: f, tables: tables}
+	var narrow, write strings.Builder
+	for _, t := range tables {
+		restoreText(&write, f, t.name, t.changed)
+		if t.name == accepting {
+			restoreText(&narrow, f, t.name, narrowed(t.changed, chainsOf(before, t.name), f))
 		}
 	}
 	p.narrow, p.write = narrow.String(), write.String()
@@ -187,10 +260,10 @@ func restoreText(b *strings.Builder, f vpc.Family, table string, chains []firewa
 	for _, c := range chains {
 		b.WriteString(":" + c.Name + " - [0:0]\n")
 	}
+	var lines []byte
 	for _, c := range chains {
-		for _, l := range c.Lines(f) {
-			b.WriteString(l + "\n")
-		}
+		lines = c.AppendLines(lines[:0], f)
+		b.Write(lines)
 	}
 	b.WriteString("COMMIT\n")
 }
@@ -205,10 +278,9 @@ func differences(k *kernel, rs *firewall.Ruleset) []string {
 		names = append(names, "stray set "+name)
 	}
 	for _, want := range rs.Families {
-		p := planFamily(k.tables[want.Family], want, firewall.Tables{})
-		for _, t := range p.tables {
+		for _, t := range planTables(k.tables[want.Family], want) {
 			at := fmt.Sprintf("%s %s ", want.Family, t.name)
-			for _, c := range p.wrote[t.name] {
+			for _, c := range t.changed {
 				names = append(names, at+"chain "+c.Name)
 			}
 			for _, h := range t.hooks {

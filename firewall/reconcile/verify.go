@@ -113,6 +113,9 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	differing := differences(k, f.Ruleset)
+	if len(differing) == 0 {
+		l.writer.found(f.Ruleset)
+	}
 	now := l.now()
 	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
 	l.count(func(s *Status) {
@@ -167,7 +170,7 @@ func (l *Loop) repair(ctx context.Context, differing []string) error {
 	f := l.force.Load()
 	err := l.writeOnce(ctx, f.Ruleset, f)
 	if err == nil {
-		err = l.writer.clean(ctx, f.Ruleset)
+		err = l.writer.clean(ctx)
 	}
 	l.count(func(s *Status) {
 		s.drift = nil

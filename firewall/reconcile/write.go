@@ -13,15 +13,32 @@ import (
 	"gatehouse/vpc"
 )
 
-// writer makes the kernel equal to a ruleset. It remembers what the kernel has, so that a small change costs no full reading;
-// after any failure it forgets.
+// writer makes the kernel equal to a ruleset. It remembers what it left there, so that a change costs no reading and only
+// what is other than before is looked at; after any failure it forgets.
 type writer struct {
 	iptables IPTables
 	ipset    IPSet
-	known    *kernel // nil: unknown
+
+	known   *kernel           // as it was read; nil: not, or no longer of use
+	carries *firewall.Ruleset // the kernel has exactly this, and left; nil: unknown
+	left    leftovers
 }
 
-// read returns what the kernel has, from memory if that is certain.
+// leftovers are chains and sets that nothing leads to any more.
+type leftovers struct {
+	chains [2][]staleChains
+	sets   []string
+}
+
+// staleChains are those of one table.
+type staleChains struct {
+	table string
+	names []string
+}
+
+func (l leftovers) none() bool { return len(l.chains[0])+len(l.chains[1])+len(l.sets) == 0 }
+
+// read returns what the kernel has.
 func (w *writer) read(ctx context.Context) (*kernel, error) {
 	if w.known != nil {
 		return w.known, nil
@@ -40,36 +57,69 @@ func (w *writer) read(ctx context.Context) (*kernel, error) {
 	return k, nil
 }
 
-// forget makes the next read ask the kernel.
-func (w *writer) forget() { w.known = nil }
+// forget makes the next write ask the kernel.
+func (w *writer) forget() { w.known, w.carries, w.left = nil, nil, leftovers{} }
 
-// write makes the kernel equal to rs; before is what was in force, nil if that is unknown. When it fails, anything may have been
-// written but the kernel is consistent table by table.
+// found takes over that the kernel was read and has exactly the ruleset.
+func (w *writer) found(rs *firewall.Ruleset) {
+	w.forget()
+	w.carries = rs
+}
+
+// write makes the kernel equal to rs but for what it has besides, which clean removes; before is what was in force, nil if that
+// is unknown. When it fails, anything may have been written but the kernel is consistent table by table.
 func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err error) {
 	defer func() {
 		if err != nil {
 			w.forget()
 		}
 	}()
-	k, err := w.read(ctx)
-	if err != nil {
-		return err
-	}
-	if k.sets, err = w.ipset.Write(ctx, k.sets, rs.Sets); err != nil {
-		return err
-	}
 	var plans [len(rs.Families)]*familyPlan
-	for i, want := range rs.Families {
-		var was firewall.Tables
-		if before != nil {
-			was = before.Families[i]
+	var left leftovers
+	if w.carries != nil && w.left.none() && sameHooks(w.carries, rs) {
+		have, want, stale := differentSets(w.carries.Sets, rs.Sets)
+		if len(want) > 0 {
+			if _, err := w.ipset.Write(ctx, have, want); err != nil {
+				return err
+			}
 		}
-		plans[i] = planFamily(k.tables[want.Family], want, was)
+		left.sets = stale
+		for i := range plans {
+			plans[i] = followFamily(w.carries.Families[i], rs.Families[i])
+		}
+	} else {
+		k, err := w.read(ctx)
+		if err != nil {
+			return err
+		}
+		if k.sets, err = w.ipset.Write(ctx, k.sets, rs.Sets); err != nil {
+			return err
+		}
+		left.sets = ipset.Stale(k.sets, rs.Sets)
+		for i, want := range rs.Families {
+			var was firewall.Tables
+			if before != nil {
+				was = before.Families[i]
+			}
+			plans[i] = planFamily(k.tables[want.Family], want, was)
+		}
 	}
 	if err := each(plans[:], func(p *familyPlan) error { return w.writeFamily(ctx, p) }); err != nil {
 		return err
 	}
-	return w.readBack(ctx, k, rs, plans[:])
+	for i, p := range plans {
+		p.narrow, p.write = "", ""
+		for _, t := range p.tables {
+			if len(t.stale) > 0 {
+				left.chains[i] = append(left.chains[i], staleChains{t.name, t.stale})
+			}
+		}
+	}
+	if err := each(plans[:], func(p *familyPlan) error { return w.readBack(ctx, p, rs) }); err != nil {
+		return err
+	}
+	w.known, w.carries, w.left = nil, rs, left
+	return nil
 }
 
 // each does something for every family at the same time.
@@ -118,104 +168,77 @@ func (w *writer) writeFamily(ctx context.Context, p *familyPlan) error {
 
 // readBack reads what was written and compares. Where hooks changed, their places are only known from reading the
 // whole family.
-func (w *writer) readBack(ctx context.Context, k *kernel, rs *firewall.Ruleset, plans []*familyPlan) error {
-	for i, p := range plans {
-		want := rs.Families[i]
-		if slices.ContainsFunc(p.tables, func(t tablePlan) bool { return !t.hooked() || len(t.unhook) > 0 }) {
-			st, err := w.iptables.Read(ctx, p.family)
-			if err != nil {
-				return fmt.Errorf("read back: %w", err)
-			}
-			k.tables[p.family] = st
-			continue
+func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Ruleset) error {
+	if slices.ContainsFunc(p.tables, func(t tablePlan) bool { return !t.hooked() || len(t.unhook) > 0 }) {
+		st, err := w.iptables.Read(ctx, p.family)
+		if err != nil {
+			return fmt.Errorf("read back: %w", err)
 		}
-		for _, t := range want.Tables {
-			if err := w.readBackChains(ctx, k, p, t.Name); err != nil {
-				return fmt.Errorf("read back: %w", err)
+		for _, want := range rs.Families {
+			if want.Family != p.family {
+				continue
 			}
-		}
-	}
-	for _, want := range rs.Families {
-		p := planFamily(k.tables[want.Family], want, firewall.Tables{})
-		for _, t := range p.tables {
-			if len(p.wrote[t.name]) > 0 {
-				return &ChangedError{fmt.Sprintf("%s %s chain %s", p.family, t.name, p.wrote[t.name][0].Name)}
-			}
-			if !t.hooked() || len(t.unhook) > 0 {
-				return &ChangedError{fmt.Sprintf("%s %s hooks", p.family, t.name)}
+			for _, t := range planTables(st, want) {
+				if len(t.changed) > 0 {
+					return changedChain(p, t.name, t.changed[0])
+				}
+				if !t.hooked() || len(t.unhook) > 0 {
+					return &ChangedError{fmt.Sprintf("%s %s hooks", p.family, t.name)}
+				}
 			}
 		}
-	}
-	return nil
-}
-
-func (w *writer) readBackChains(ctx context.Context, k *kernel, p *familyPlan, table string) error {
-	written := p.wrote[table]
-	if len(written) == 0 {
 		return nil
 	}
-	names := make([]string, len(written))
-	for i, c := range written {
-		names[i] = c.Name
-	}
-	found, err := w.iptables.ReadChains(ctx, p.family, table, names)
-	if err != nil {
-		return err
-	}
-	st := k.tables[p.family]
-	if st[table] == nil {
-		st[table] = &iptables.Table{Chains: map[string][]string{}}
-	}
-	for _, name := range names {
-		delete(st[table].Chains, name)
-		if hashes, ok := found[name]; ok {
-			st[table].Chains[name] = hashes
+	for _, t := range p.tables {
+		if len(t.changed) == 0 {
+			continue
+		}
+		names := make([]string, len(t.changed))
+		for i, c := range t.changed {
+			names[i] = c.Name
+		}
+		found, err := w.iptables.ReadChains(ctx, p.family, t.name, names)
+		if err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		for _, c := range t.changed {
+			if hashes, ok := found[c.Name]; !ok || !c.HasHashes(p.family, hashes) {
+				return changedChain(p, t.name, c)
+			}
 		}
 	}
 	return nil
 }
 
-// clean removes chains and sets that the ruleset does not have. Nothing uses them any more, so a failure harms nobody: what is
-// left is found again by the next verification.
-func (w *writer) clean(ctx context.Context, rs *firewall.Ruleset) (err error) {
+func changedChain(p *familyPlan, table string, c firewall.Chain) error {
+	return &ChangedError{fmt.Sprintf("%s %s chain %s", p.family, table, c.Name)}
+}
+
+// clean removes what the last write has left. Nothing uses it any more, so a failure harms nobody: what stays is found again by
+// the next verification.
+func (w *writer) clean(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			w.forget()
 		}
 	}()
-	k, err := w.read(ctx)
-	if err != nil {
-		return err
-	}
-	for _, want := range rs.Families {
-		for _, t := range planFamily(k.tables[want.Family], want, firewall.Tables{}).tables {
-			if len(t.stale) == 0 {
-				continue
-			}
-			if err := w.iptables.DeleteChains(ctx, want.Family, t.name, t.stale); err != nil {
+	for i, f := range vpc.Families() {
+		for _, t := range w.left.chains[i] {
+			if err := w.iptables.DeleteChains(ctx, f, t.table, t.names); err != nil {
 				return err
 			}
-			for _, c := range t.stale {
-				delete(k.tables[want.Family][t.name].Chains, c)
-			}
 		}
 	}
-	stale := ipset.Stale(k.sets, rs.Sets)
-	if len(stale) == 0 {
-		return nil
-	}
-	inUse, err := w.ipset.Delete(ctx, stale)
-	if err != nil {
-		return err
-	}
-	for _, name := range stale {
-		if !slices.Contains(inUse, name) {
-			delete(k.sets, name)
+	if len(w.left.sets) > 0 {
+		inUse, err := w.ipset.Delete(ctx, w.left.sets)
+		if err != nil {
+			return err
+		}
+		if len(inUse) > 0 {
+			return fmt.Errorf("sets %v: %w", inUse, ipset.ErrInUse)
 		}
 	}
-	if len(inUse) > 0 {
-		return fmt.Errorf("sets %v: %w", inUse, ipset.ErrInUse)
-	}
+	w.left = leftovers{}
 	return nil
 }
 
