@@ -31,6 +31,9 @@ func TestACompilerFollowsEveryChange(t *testing.T) {
 			for range r.IntN(4) {
 				spec = polgen.Edit(r, spec, size)
 			}
+			if r.IntN(6) == 0 {
+				spec = withoutIPv6(r, spec)
+			}
 			s = s.Next(spec, polgen.Host(), n)
 			history = append(history, s)
 			switch r.IntN(12) {
@@ -66,6 +69,20 @@ func TestACompilerFollowsEveryChange(t *testing.T) {
 	if kept < 10*written || written == 0 {
 		t.Errorf("%d chains were kept and %d not: the changes are not those of a network in use", kept, written)
 	}
+}
+
+// withoutIPv6 takes the IPv6 addresses of one interface away.
+func withoutIPv6(r *rand.Rand, spec *vpc.Spec) *vpc.Spec {
+	v := spec.VPCs[r.IntN(len(spec.VPCs))]
+	inst := *v.Instances[r.IntN(len(v.Instances))]
+	n := *inst.Interfaces[0]
+	n.IPv6Addresses, n.IPv6AddressCount = nil, new(int)
+	inst.Interfaces = slices.Clone(inst.Interfaces)
+	inst.Interfaces[0] = &n
+	if next, problems := vpc.Set(spec, polgen.Host(), v.Name, &inst, vpc.ApplyOptions{}); problems == nil {
+		return next
+	}
+	return spec
 }
 
 // shared counts the chains that both rulesets share and those that they do not, and fails if two equal ones are not shared.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"reflect"
+	"slices"
 
 	"gatehouse/firewall/conntrack"
 	"gatehouse/vpc"
@@ -17,52 +17,71 @@ type affected struct {
 	departed map[netip.Addr]bool // they left their interface: all flows end
 }
 
-// affectedBy compares two snapshots; a nil old one means that nothing is known of what was allowed before.
+// affectedBy compares two snapshots; a nil old one means that nothing is known of what was allowed before. What can only
+// have been allowed more affects nobody: see tightened.
 func affectedBy(old, new *vpc.Snapshot) affected {
 	a := affected{changed: map[netip.Addr]bool{}, departed: map[netip.Addr]bool{}}
 	if old == nil {
 		a.all = true
 		return a
 	}
-	if old == new {
-		return a
-	}
-	for _, i := range old.Interfaces {
-		for addr := range i.Addrs {
-			if now := new.InterfaceByAddr(addr); now == nil || now.ID != i.ID {
+	d := vpc.Compare(old, new)
+	for _, p := range d.Interfaces {
+		if p.Old == nil {
+			continue
+		}
+		for addr := range p.Old.Addrs {
+			if now := new.InterfaceByAddr(addr); now == nil || now.ID != p.Old.ID {
 				a.departed[addr] = true
 			}
 		}
 	}
-	if !reflect.DeepEqual(old.Host, new.Host) {
+	if d.Host {
 		a.all = true
 		return a
 	}
-	d := differ{old: index(old), new: index(new), same: map[[2]any]bool{}}
-	for _, i := range new.Interfaces {
-		was := d.old.interfaces[i.ID]
-		if was != nil && d.sameInterface(was, i) {
-			continue
+	t := tightening{old, new}
+	for _, p := range d.Interfaces {
+		switch {
+		case p.New == nil, p.Old == nil && !t.anybody(p.New):
+		case p.Old == nil || t.interfaces(p.Old, p.New):
+			a.change(p.Old, p.New)
 		}
-		for addr := range i.Addrs {
-			if was != nil || !unused(old, addr) {
-				a.changed[addr] = true
-			}
+	}
+	for _, p := range d.Groups {
+		if p.New != nil && (p.Old == nil || t.groups(p.Old, p.New)) {
+			a.change(p.New.Members...)
 		}
-		if was != nil {
-			for addr := range was.Addrs {
-				a.changed[addr] = true
-			}
+	}
+	acls := map[*vpc.NetworkACL]bool{}
+	for _, p := range d.NetworkACLs {
+		acls[p.New] = true
+	}
+	ranges := map[*vpc.VPC]bool{}
+	for _, p := range d.VPCs {
+		ranges[p.New] = p.New != nil && (p.Old == nil || !slices.Equal(p.Old.Prefixes(), p.New.Prefixes()))
+	}
+	switches := map[*vpc.VSwitch]bool{}
+	for _, p := range d.VSwitches {
+		switches[p.New] = true
+	}
+	for _, w := range new.VSwitches {
+		if switches[w] || w.ACL != nil && acls[w.ACL] || ranges[w.VPC] {
+			a.change(w.Interfaces...)
 		}
 	}
 	return a
 }
 
-// unused reports whether an address could have no flows because nobody had it: an unknown address of a vSwitch is dropped.
-// So looking through all flows is spared when guests enrol.
-func unused(s *vpc.Snapshot, addr netip.Addr) bool {
-	w := s.VSwitchOf(addr)
-	return w != nil && s.InterfaceByAddr(addr) == nil
+// change adds the addresses of interfaces to those whose policy changed; a nil interface has none.
+func (a *affected) change(interfaces ...*vpc.Interface) {
+	for _, n := range interfaces {
+		if n != nil {
+			for addr := range n.Addrs {
+				a.changed[addr] = true
+			}
+		}
+	}
 }
 
 func (a affected) none() bool { return !a.all && len(a.changed)+len(a.departed) == 0 }
@@ -73,103 +92,6 @@ func (a affected) wants(s *vpc.Snapshot) func(netip.Addr) bool {
 		return func(addr netip.Addr) bool { return a.departed[addr] || s.VPCOf(addr) != nil }
 	}
 	return func(addr netip.Addr) bool { return a.changed[addr] || a.departed[addr] }
-}
-
-// snapshotIndex finds interfaces by ID.
-type snapshotIndex struct{ interfaces map[string]*vpc.Interface }
-
-func index(s *vpc.Snapshot) snapshotIndex {
-	x := snapshotIndex{make(map[string]*vpc.Interface, len(s.Interfaces))}
-	for _, i := range s.Interfaces {
-		x.interfaces[i.ID] = i
-	}
-	return x
-}
-
-// differ compares objects of two snapshots, each pair once.
-type differ struct {
-	old, new snapshotIndex
-	same     map[[2]any]bool
-}
-
-// sameInterface reports whether everything that the policy of an interface is made of is the same. Members of the groups that
-// its rules name are not among it: whoever joined or left such a group has changed himself.
-func (d *differ) sameInterface(a, b *vpc.Interface) bool {
-	if !reflect.DeepEqual(a.InterfaceSpec, b.InterfaceSpec) || !d.sameVSwitch(a.VSwitch, b.VSwitch) || len(a.Groups) != len(b.Groups) {
-		return false
-	}
-	for i := range a.Groups {
-		if !d.sameGroup(a.Groups[i], b.Groups[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func (d *differ) sameVSwitch(a, b *vpc.VSwitch) bool {
-	return d.once(a, b, func() bool {
-		return reflect.DeepEqual(a.VSwitchSpec, b.VSwitchSpec) && reflect.DeepEqual(a.VPC.Prefixes(), b.VPC.Prefixes()) && d.sameACL(a.ACL, b.ACL)
-	})
-}
-
-func (d *differ) sameACL(a, b *vpc.NetworkACL) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return d.once(a, b, func() bool {
-		return reflect.DeepEqual(a.ACLSpec, b.ACLSpec) && d.sameLists(entryLists(a), entryLists(b))
-	})
-}
-
-func entryLists(a *vpc.NetworkACL) []*vpc.PrefixList {
-	var lists []*vpc.PrefixList
-	for _, e := range a.Ingress {
-		lists = append(lists, e.List)
-	}
-	for _, e := range a.Egress {
-		lists = append(lists, e.List)
-	}
-	return lists
-}
-
-func (d *differ) sameGroup(a, b *vpc.SecurityGroup) bool {
-	return d.once(a, b, func() bool {
-		return reflect.DeepEqual(a.GroupSpec, b.GroupSpec) && d.sameLists(ruleLists(a), ruleLists(b))
-	})
-}
-
-func ruleLists(g *vpc.SecurityGroup) []*vpc.PrefixList {
-	var lists []*vpc.PrefixList
-	for _, r := range g.Rules {
-		lists = append(lists, r.PeerList)
-	}
-	return lists
-}
-
-// sameLists compares lists that stand at the same places of two objects that are equal but for them.
-func (d *differ) sameLists(a, b []*vpc.PrefixList) bool {
-	for i := range a {
-		if a[i] == nil || b[i] == nil {
-			if a[i] != b[i] {
-				return false
-			}
-			continue
-		}
-		if !d.once(a[i], b[i], func() bool { return reflect.DeepEqual(a[i].PrefixListSpec, b[i].PrefixListSpec) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// once remembers the result for a pair.
-func (d *differ) once(a, b any, compare func() bool) bool {
-	same, known := d.same[[2]any{a, b}]
-	if !known {
-		same = compare()
-		d.same[[2]any{a, b}] = same
-	}
-	return same
 }
 
 // revoke deletes the flows that what is in force no longer allows, and returns how many.

@@ -22,14 +22,15 @@ func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
 		changed, departed []int // last numbers of addresses
 	}{
 		{"nothing changes", func(*world) {}, false, nil, nil},
-		{"a rule of a group: its members", func(w *world) { w.ports = []string{"443"} }, false, []int{1, 2}, nil},
+		{"a rule of a group less: its members", func(w *world) { w.ports = []string{"443"} }, false, []int{1, 2}, nil},
+		{"a rule more that accepts: nobody", func(w *world) { w.ports = append(w.ports, "8080") }, false, nil, nil},
 		{"a list that a rule names: its members", func(w *world) { w.list = nil }, false, []int{1, 2}, nil},
 		{"an ACL: everybody on the vSwitch", func(w *world) { w.acl = "drop" }, false, []int{1, 2, 7}, nil},
 		{"an ACL that is taken away: everybody on the vSwitch", func(w *world) { w.acl = "" }, false, []int{1, 2, 7}, nil},
 		{"another vSwitch: nobody", func(w *world) { w.switches = []string{"db"} }, false, nil, nil},
 		{"an instance that comes to an address that nobody had: nobody", func(w *world) { w.instances["c"] = 3 }, false, nil, nil},
 		{"an instance that goes: its address", func(w *world) { delete(w.instances, "b") }, false, nil, []int{2}},
-		{"an address that goes to another instance", func(w *world) { delete(w.instances, "b"); w.instances["c"] = 2 }, false, []int{2}, []int{2}},
+		{"an address that goes to another instance", func(w *world) { delete(w.instances, "b"); w.instances["c"] = 2 }, false, nil, []int{2}},
 		{"an instance with another address", func(w *world) { w.instances["b"] = 3 }, false, []int{2, 3}, []int{2}},
 		{"the uplinks: everybody", func(w *world) { w.uplinks = nil }, true, nil, nil},
 		{"the uplinks, and an instance goes", func(w *world) { w.uplinks = nil; delete(w.instances, "b") }, true, nil, []int{2}},

@@ -45,9 +45,6 @@ func Edit(r *rand.Rand, spec *vpc.Spec, size Size) *vpc.Spec {
 	case 3:
 		return remove(vpc.KindSecurityGroup, pick(r, v.SecurityGroups).Name)
 	case 4, 5, 6: // other groups, or another vSwitch and with it other addresses
-		if len(v.Instances) == 0 {
-			return spec
-		}
 		inst := *pick(r, v.Instances)
 		inst.Interfaces = slices.Clone(inst.Interfaces)
 		for i := range inst.Interfaces {
@@ -57,9 +54,6 @@ func Edit(r *rand.Rand, spec *vpc.Spec, size Size) *vpc.Spec {
 			}
 			if g.chance(20) {
 				n.VSwitch, n.PrivateIP, n.SecondaryPrivateIPs, n.IPv6Addresses = pick(r, v.VSwitches).Name, netip.Addr{}, nil, nil
-			}
-			if g.chance(10) {
-				n.IPv6Addresses, n.IPv6AddressCount = nil, new(int)
 			}
 			inst.Interfaces[i] = &n
 		}
@@ -71,8 +65,8 @@ func Edit(r *rand.Rand, spec *vpc.Spec, size Size) *vpc.Spec {
 		}
 		return set(inst)
 	case 9:
-		if len(v.Instances) == 0 {
-			return spec
+		if len(v.Instances) == 1 {
+			return spec // every network has somebody
 		}
 		return remove(vpc.KindInstance, pick(r, v.Instances).Name)
 	case 10:
