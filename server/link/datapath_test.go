@@ -305,11 +305,9 @@ func TestHoldGivesAMACThatIsNotRegisteredAndFreesItWithThePort(t *testing.T) {
 	if err := g.Hold("tap5", bridgeMAC("vsw-00000000000000b1")); !errors.Is(err, ErrHostMAC) {
 		t.Errorf("the gateway's own MAC: %v, want ErrHostMAC", err)
 	}
-	for i := range maxUnregistered {
-		err = g.Hold("tap5", vpc.MAC{2, 0, 0, 1, 0, byte(i)})
-	}
-	if !errors.Is(err, ErrTooMany) {
-		t.Errorf("after %d MACs: %v, want ErrTooMany", maxUnregistered+1, err)
+	var occupied *OccupiedError
+	if err := g.Hold("tap5", vpc.MAC{2, 0, 0, 0, 5, 6}); !errors.As(err, &occupied) || occupied.Guest != mac.String() {
+		t.Errorf("a second MAC: %v, want an OccupiedError that names the first", err)
 	}
 	run(t, g.ctx, s, "ip link set eth0 down")
 	g.eventually(func() error { return expect(g.holder(mac), "") })

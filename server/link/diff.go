@@ -63,7 +63,7 @@ const (
 type differ struct {
 	p    *plan
 	st   *state
-	held map[vpc.MAC]held // as known before, for the age of what is not registered
+	held map[vpc.MAC]held // as known before
 	now  time.Time
 	out  *outcome
 	ours map[int]bool // indexes of the links in force
@@ -78,7 +78,7 @@ func diff(p *plan, st *state, u *undo, known map[vpc.MAC]held, now time.Time) *o
 	d := &differ{p: p, st: st, held: known, now: now, ours: map[int]bool{}, out: &outcome{
 		undo:    u.clone(),
 		refused: slices.Clone(p.refused),
-		holds:   &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}, host: map[vpc.MAC]bool{}},
+		holds:   &holds{at: remembered(p, known), ports: map[string]Port{}, host: map[vpc.MAC]bool{}},
 	}}
 	d.names, d.byIndex = sortedKeys(st.links), make(map[int]*link, len(st.links))
 	for _, l := range st.links {

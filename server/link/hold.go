@@ -19,12 +19,11 @@ type Port struct {
 	LinkMAC   vpc.MAC
 }
 
-// Why a MAC is not given to a port, besides HeldError and PinnedError.
+// Why a MAC is not given to a port, besides HeldError, OccupiedError and PinnedError.
 var (
 	ErrNoPort       = errors.New("no such port is up")
 	ErrOtherVSwitch = errors.New("the MAC is registered in another vSwitch")
 	ErrHostMAC      = errors.New("the MAC is the gateway's own")
-	ErrTooMany      = errors.New("the port holds too many MACs that are not registered")
 )
 
 // HeldError says that another port that is up holds the MAC.
@@ -36,6 +35,17 @@ type HeldError struct {
 
 func (e *HeldError) Error() string {
 	return fmt.Sprintf("%s on %s: held by port %s, which is up", e.MAC, e.Port, e.Holder)
+}
+
+// OccupiedError says that another guest is behind the port, so that this MAC is not its.
+type OccupiedError struct {
+	MAC   vpc.MAC
+	Port  string // who asked
+	Guest string // who is behind it: VPC/instance, or a MAC that is nobody's
+}
+
+func (e *OccupiedError) Error() string {
+	return fmt.Sprintf("%s on %s: the port is that of %s", e.MAC, e.Port, e.Guest)
 }
 
 // PinnedError says that the MAC's interface is pinned to another port.
@@ -52,14 +62,23 @@ func (e *PinnedError) Error() string {
 const (
 	// unregisteredTTL is how long a port keeps a MAC that asked for an address and has not become an interface.
 	unregisteredTTL = 5 * time.Minute
-	// maxUnregistered bounds what one guest can put into the forwarding table.
-	maxUnregistered = 64
+	// comeback is how long a port that is away may come back for a MAC that another one has taken since: longer than a
+	// machine takes to start again.
+	comeback = 10 * time.Minute
 )
 
-// held is a MAC at a port, by a static sticky entry of the bridge's forwarding table.
+// held says where a MAC is: at a port, by a static sticky entry of the bridge's forwarding table. The entry stays while the
+// port has no carrier, which a guest can bring about by itself. Of a registered MAC whose entry is gone, because the port
+// was deleted, unplugged or set down, the port's name is remembered, with index 0.
 type held struct {
 	port  Port
 	since time.Time // first seen at that port
+	home  string    // the port that it was taken from; see comeback
+}
+
+// awaited reports whether a port may come back for the MAC.
+func (at held) awaited(port string, now time.Time) bool {
+	return at.home == port && now.Sub(at.since) <= comeback
 }
 
 // holds is the table of all held MACs, as the last reading found it and claims have changed it since.
@@ -70,35 +89,74 @@ type holds struct {
 }
 
 // claim decides whether a port may have a MAC; fresh is false when it has it already. It changes nothing.
-func (h *holds) claim(p *plan, port Port, mac vpc.MAC) (fresh bool, err error) {
+//
+// Behind a port is one guest: one instance, or one MAC that is not registered yet. Otherwise it would need nothing but
+// patience to become its neighbour, whose MAC is free whenever its machine starts again. Several guests behind one port
+// are possible where their interfaces are pinned to it.
+func (h *holds) claim(p *plan, port Port, mac vpc.MAC, now time.Time) (fresh bool, err error) {
 	if err := p.mayHold(port, mac); err != nil {
 		return false, err
 	}
 	if h.host[mac] {
 		return false, fmt.Errorf("%s on %s: %w", mac, port.Name, ErrHostMAC)
 	}
-	at, ok := h.at[mac]
-	if ok && at.port.Index == port.Index {
+	at, known := h.at[mac]
+	if known && at.port.Index == port.Index {
 		return false, nil
 	}
-	if _, up := h.ports[at.port.Name]; ok && up {
+	if known && h.up(at.port) && !at.awaited(port.Name, now) {
 		return false, &HeldError{mac, port.Name, at.port.Name}
 	}
-	if p.macs[mac] == nil && h.unregistered(p, port.Index) >= maxUnregistered {
-		return false, fmt.Errorf("%s on %s: %w", mac, port.Name, ErrTooMany)
+	if guest := h.guest(p, port, mac); guest != "" {
+		return false, &OccupiedError{mac, port.Name, guest}
 	}
 	return true, nil
 }
 
-// unregistered counts the MACs at a port that are nobody's.
-func (h *holds) unregistered(p *plan, port int) int {
-	n := 0
-	for mac, at := range h.at {
-		if at.port.Index == port && p.macs[mac] == nil {
-			n++
+// up reports whether a port is up and still the same link.
+func (h *holds) up(port Port) bool {
+	now, ok := h.ports[port.Name]
+	return ok && now.Index == port.Index
+}
+
+// guest says who is behind a port and keeps a MAC from it; "" if nobody does.
+func (h *holds) guest(p *plan, port Port, mac vpc.MAC) string {
+	reg := p.macs[mac]
+	if reg != nil && reg.Port == port.Name {
+		return ""
+	}
+	guest := ""
+	for other, at := range h.at {
+		if at.port.Index != port.Index || other == mac {
+			continue
+		}
+		name := other.String()
+		switch o := p.macs[other]; {
+		case o == nil && reg != nil: // what is nobody's keeps nobody out who is declared
+			continue
+		case o != nil && reg != nil && o.Instance == reg.Instance:
+			continue
+		case o != nil:
+			name = nameOf(o.Instance)
+		}
+		if guest == "" || name < guest {
+			guest = name
 		}
 	}
-	return n
+	return guest
+}
+
+// grant notes that a port has a MAC from now on, and which one may come back for it.
+func (h *holds) grant(port Port, mac vpc.MAC, now time.Time) {
+	to := held{port: port, since: now}
+	switch from, known := h.at[mac]; {
+	case !known || from.port.Name == port.Name || from.home == port.Name:
+	case from.home != "" && from.awaited(from.home, now):
+		to.home = from.home
+	default:
+		to.home = from.port.Name
+	}
+	h.at[mac] = to
 }
 
 // mayHold checks a claim against what is registered.

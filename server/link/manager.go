@@ -51,16 +51,17 @@ type Manager struct {
 	saved    []byte // the undo as the journal has it
 	holds    *holds
 	findings []Finding
-	repair   error                 // of the last comparison in the background
-	claims   map[vpc.MAC]time.Time // when a refused claim was last logged
+	repair   error               // of the last comparison in the background
+	claims   map[vpc.MAC]claimed // the last refused claim on each MAC
 }
 
 const (
 	// maxPasses bounds the passes of one comparison: make a bridge, set it up, see that all is there; and one to spare.
 	maxPasses = 5
-	// claimLogInterval is how often refused claims of one MAC are logged.
-	claimLogInterval = time.Minute
-	maxClaims        = 1024
+	// claimInterval is how often refused claims on one MAC are logged, and for how long after the last one they are a finding.
+	claimInterval = time.Minute
+	// maxClaims bounds how many MACs a guest can fill the log and the findings with.
+	maxClaims = 64
 )
 
 // New reads the journal and opens netlink. It changes nothing. It must be called before the firewall's rules are written:
@@ -97,7 +98,7 @@ func New(ctx context.Context, opt Options) (*Manager, error) {
 		opt: opt, k: k, undo: u, saved: data,
 		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1), pings: make(chan struct{}),
 		holds:  &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}},
-		claims: map[vpc.MAC]time.Time{},
+		claims: map[vpc.MAC]claimed{},
 	}
 	err = k.in(func() error {
 		if _, ok := k.sysctl(bridgeNetfilter + "iptables"); !ok {
@@ -304,7 +305,7 @@ func (m *Manager) seen(p Port, mac vpc.MAC) {
 	case taken && at.port.Index != p.Index:
 		err = &HeldError{mac, p.Name, at.port.Name}
 	}
-	log := err != nil && !errors.Is(err, ErrNoPort) && m.worthLogging(mac)
+	log := err != nil && !errors.Is(err, ErrNoPort) && m.note(p, mac, err)
 	m.mu.Unlock()
 	if log {
 		m.opt.Logger.Warn("MAC is refused to a port", "port", p.Name, "mac", mac, "error", err)
@@ -314,25 +315,36 @@ func (m *Manager) seen(p Port, mac vpc.MAC) {
 	}
 }
 
-// worthLogging limits the log of refused claims, which a guest can make at will.
-func (m *Manager) worthLogging(mac vpc.MAC) bool {
+// claimed is a claim that was refused.
+type claimed struct {
+	port   Port
+	err    error
+	last   time.Time // when it was made last
+	logged time.Time
+}
+
+// note remembers a refused claim and says whether it is to be logged: a guest can make them at will.
+func (m *Manager) note(p Port, mac vpc.MAC, err error) (log bool) {
 	now := m.opt.Now()
-	if last, ok := m.claims[mac]; ok && now.Sub(last) < claimLogInterval {
-		return false
-	}
-	if len(m.claims) >= maxClaims {
-		maps.DeleteFunc(m.claims, func(_ vpc.MAC, last time.Time) bool { return now.Sub(last) >= claimLogInterval })
+	c, known := m.claims[mac]
+	if !known && len(m.claims) >= maxClaims {
+		maps.DeleteFunc(m.claims, func(_ vpc.MAC, c claimed) bool { return now.Sub(c.last) >= claimInterval })
 		if len(m.claims) >= maxClaims {
 			return false
 		}
 	}
-	m.claims[mac] = now
-	return true
+	log = !known || now.Sub(c.logged) >= claimInterval
+	if log {
+		c.logged = now
+	}
+	m.claims[mac] = claimed{p, err, now, c.logged}
+	return log
 }
 
-// Hold gives a MAC to a port, by name, unless another port that is up holds it: frames from the MAC pass there and nowhere
-// else, and frames for it go there. A MAC that is not registered is kept for five minutes. On a plain interface there is
-// nothing to hold. The error is a *HeldError, a *PinnedError, wraps one of the package's, or tells what the kernel said.
+// Hold gives a MAC to a port, by name, unless another port that is up holds it or another guest is behind this one: frames
+// from the MAC pass there and nowhere else, and frames for it go there. A MAC that is not registered is kept for five
+// minutes. On a plain interface there is nothing to hold. The error is a *HeldError, an *OccupiedError, a *PinnedError,
+// wraps one of the package's, or tells what the kernel said.
 func (m *Manager) Hold(port string, mac vpc.MAC) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -351,12 +363,13 @@ func (m *Manager) hold(p Port, mac vpc.MAC) error {
 	if m.holds.ports[p.Name] != p {
 		return fmt.Errorf("%s on %s: %w", mac, p.Name, ErrNoPort)
 	}
-	fresh, err := m.holds.claim(m.plan, p, mac)
+	now := m.opt.Now()
+	fresh, err := m.holds.claim(m.plan, p, mac, now)
 	var taken *HeldError
 	if errors.As(err, &taken) && !m.k.running(m.holds.ports[taken.Holder].Index) { // down, and not heard yet
 		delete(m.holds.ports, taken.Holder)
 		wake(m.changed)
-		fresh, err = m.holds.claim(m.plan, p, mac)
+		fresh, err = m.holds.claim(m.plan, p, mac, now)
 	}
 	if err != nil || !fresh {
 		return err
@@ -364,7 +377,13 @@ func (m *Manager) hold(p Port, mac vpc.MAC) error {
 	if err := m.k.replaceFDB(p.Index, mac); err != nil {
 		return fmt.Errorf("%s on %s: %w", mac, p.Name, err)
 	}
-	m.holds.at[mac] = held{p, m.opt.Now()}
+	if from := m.holds.at[mac].port.Name; from != "" && from != p.Name {
+		m.opt.Logger.Info("MAC has moved", "mac", mac, "from", from, "to", p.Name)
+	}
+	m.holds.grant(p, mac, now)
+	if m.claims[mac].port == p {
+		delete(m.claims, mac)
+	}
 	return nil
 }
 
@@ -384,6 +403,12 @@ func (m *Manager) Findings() []Finding {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	fs := slices.Clone(m.findings)
+	for _, mac := range sortedMACs(m.claims) {
+		c, i := m.claims[mac], m.plan.macs[mac]
+		if i != nil && m.opt.Now().Sub(c.last) < claimInterval {
+			fs = append(fs, claimFinding(i, c.port, c.err))
+		}
+	}
 	if m.repair != nil {
 		fs = append(fs, Finding{Code: FindingRepair, Message: m.repair.Error()})
 	}

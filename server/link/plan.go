@@ -201,3 +201,6 @@ func (e *RefusedError) Error() string {
 func refuse(sw *vpc.VSwitch, format string, args ...any) *RefusedError {
 	return &RefusedError{sw.VPC.Name, sw.Name, fmt.Sprintf(format, args...)}
 }
+
+// nameOf says which instance is meant, as VPC/instance.
+func nameOf(i *vpc.Instance) string { return i.VPC.Name + "/" + i.Name }

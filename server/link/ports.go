@@ -49,7 +49,8 @@ func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
 }
 
 // fdb keeps, frees and gives MACs: first what is held already, then pinned interfaces and what a port has learned
-// before it was locked.
+// before it was locked. What a port holds that has lost its carrier it has again as soon as it is up: the forwarding table
+// remembers it, also when gatehouse is started anew.
 func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 	h := d.out.holds
 	for _, p := range ports {
@@ -58,12 +59,12 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 			if e.kind != fdbStatic || !e.sticky && !u.Created {
 				continue
 			}
-			at := held{port, d.now}
+			at := held{port: port, since: d.now}
 			if known, ok := d.held[e.mac]; ok && known.port.Index == p.index {
-				at.since = known.since
+				at.since, at.home = known.since, known.home
 			}
-			stale := d.p.macs[e.mac] == nil && d.now.Sub(at.since) > unregisteredTTL
-			if !p.running() || stale || d.p.mayHold(port, e.mac) != nil {
+			stale := d.p.macs[e.mac] == nil && (!p.running() || d.now.Sub(at.since) > unregisteredTTL)
+			if !p.up || stale || d.p.mayHold(port, e.mac) != nil {
 				d.step(func(k driver) error { return k.deleteFDB(p.index, e.mac, e.vlan) }, "%s: free %s", p.name, e.mac)
 				continue
 			}
@@ -75,8 +76,8 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 		if !up {
 			return
 		}
-		if fresh, err := h.claim(d.p, port, mac); err == nil && fresh {
-			h.at[mac] = held{port, d.now}
+		if fresh, err := h.claim(d.p, port, mac, d.now); err == nil && fresh {
+			h.grant(port, mac, d.now)
 			d.step(func(k driver) error { return k.replaceFDB(p.index, mac) }, "%s: holds %s", p.name, mac)
 		}
 	}
@@ -115,6 +116,17 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 	}
 }
 
+// remembered is where registered MACs were last, by the names of the ports.
+func remembered(p *plan, known map[vpc.MAC]held) map[vpc.MAC]held {
+	at := map[vpc.MAC]held{}
+	for mac, was := range known {
+		if p.macs[mac] != nil {
+			at[mac] = held{Port{Name: was.port.Name}, was.since, was.home}
+		}
+	}
+	return at
+}
+
 // lostHolds finds the entries that are no longer in the forwarding tables.
 func lostHolds(p *plan, st *state, known map[vpc.MAC]held) map[int][]vpc.MAC {
 	there := map[vpc.MAC]bool{}
@@ -126,12 +138,16 @@ func lostHolds(p *plan, st *state, known map[vpc.MAC]held) map[int][]vpc.MAC {
 		}
 	}
 	lost := map[int][]vpc.MAC{}
-	for _, mac := range slices.SortedFunc(maps.Keys(known), func(a, b vpc.MAC) int { return bytes.Compare(a[:], b[:]) }) {
+	for _, mac := range sortedMACs(known) {
 		if !there[mac] && p.macs[mac] != nil {
 			lost[known[mac].port.Index] = append(lost[known[mac].port.Index], mac)
 		}
 	}
 	return lost
+}
+
+func sortedMACs[V any](m map[vpc.MAC]V) []vpc.MAC {
+	return slices.SortedFunc(maps.Keys(m), func(a, b vpc.MAC) int { return bytes.Compare(a[:], b[:]) })
 }
 
 func describePort(flags map[uint16]uint8) string {
