@@ -7,12 +7,16 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
+	"time"
 
 	"gatehouse/configs"
 	"gatehouse/firewall"
 	"gatehouse/firewall/iptables"
 	"gatehouse/server/api"
+	"gatehouse/server/dhcp4"
 	"gatehouse/server/link"
+	"gatehouse/server/survey"
 	"gatehouse/store"
 	"gatehouse/vpc"
 )
@@ -33,6 +37,7 @@ func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
 			out = append(out, api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
+	out = append(out, surveyFindings(ctx, os.Getpid(), g.Snapshot())...)
 	differ, err := g.firewall.Verify(ctx)
 	switch {
 	case err != nil:
@@ -73,12 +78,52 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 		return append(out, problem("links", err)...)
 	}
 	defer links.Close()
-	if err := links.Check(ctx, vpc.NewSnapshot(spec, c.Host(), revision)); err != nil {
+	s := vpc.NewSnapshot(spec, c.Host(), revision)
+	if err := links.Check(ctx, s); err != nil {
 		out = append(out, problem("links", err)...)
 	}
+	out = append(out, surveyFindings(ctx, 0, s)...)
 	for _, u := range c.Uplinks {
 		if _, err := os.Stat("/sys/class/net/" + u); err != nil {
 			out = append(out, api.Finding{Level: api.LevelProblem, Code: "uplink", Message: "there is no link " + u, Remedy: "correct uplinks in the configuration, or plug it in"})
+		}
+	}
+	return out
+}
+
+// listenFor is how long another DHCP server may take to answer.
+const listenFor = 2 * time.Second
+
+// surveyFindings says what else on this host and on its links concerns the gateway, whose process is self (0: none).
+func surveyFindings(ctx context.Context, self int, s *vpc.Snapshot) []api.Finding {
+	gw := survey.GatewayOf(s)
+	gw.Self = self
+	found := survey.Look("/", gw)
+	// Only behind a link that is not ours alone may there be a server that nobody here has started.
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, w := range s.VSwitches {
+		if w.Attach.Interface == "" {
+			continue
+		}
+		asking.Go(func() {
+			rivals, err := dhcp4.Rivals(ctx, w.LinkName(), listenFor)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				found = append(found, survey.Finding{Code: survey.FindingLooking, Message: err.Error()})
+			}
+			for _, r := range rivals {
+				found = append(found, survey.Rival(w.LinkName(), r))
+			}
+		})
+	}
+	asking.Wait()
+	out := make([]api.Finding, len(found))
+	for i, f := range found {
+		out[i] = api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy}
+		if f.Problem {
+			out[i].Level = api.LevelProblem
 		}
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -436,22 +437,33 @@ func (g *Gateway) runSystemd(ctx context.Context) error {
 	}
 }
 
-// waitReady waits until the stored revision was put in force for the first time.
+// waitReady waits until the stored revision was put in force for the first time, and every socket was opened or could not be.
 func (g *Gateway) waitReady(ctx context.Context) error {
 	for {
-		if err := g.force.Wait(ctx, g.stored.Load().Revision); err == nil && g.inUse.Load() != nil {
+		pause := 10 * time.Millisecond
+		err := g.force.Wait(ctx, g.stored.Load().Revision)
+		if s := g.inUse.Load(); err == nil && s != nil && g.listening(s) {
 			return nil
-		} else if ctx.Err() != nil {
-			return ctx.Err()
-		} else if err != nil {
+		}
+		if err != nil && ctx.Err() == nil {
 			g.notify("STATUS=" + err.Error())
+			pause = 100 * time.Millisecond
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// listening reports whether the name server has tried to open its sockets on every vSwitch.
+func (g *Gateway) listening(s *vpc.Snapshot) bool {
+	tried := map[string]bool{}
+	for _, l := range g.dns.Listeners() {
+		tried[l.VSwitch] = true
+	}
+	return !slices.ContainsFunc(s.VSwitches, func(w *vpc.VSwitch) bool { return w.HasLink() && !tried[w.ID] })
 }
 
 // reloading is what systemd wants to hear before READY=1 when the configuration is read again; the time tells it to which

@@ -46,7 +46,7 @@ private DNS, and isolation by security groups and network ACLs.
 	root.SetVersionTemplate("gatehouse {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
-		a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
+		a.initCommand(), a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
 		a.getCommand(), a.describeCommand(), a.createCommand(), a.setCommand(), a.deleteCommand(),
 		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.eventsCommand(), a.flowsCommand(), a.backupCommand(),
 		a.restoreCommand(), a.statusCommand(), a.doctorCommand(), a.teardownCommand(), a.configCommand(), a.demoCommand(), a.versionCommand(), a.docsCommand(),

@@ -26,7 +26,9 @@ type datagram struct {
 
 // parseFrame reads an Ethernet frame with an unfragmented IPv4 UDP datagram to port 67. Checksums are not checked: what
 // a guest sends over a virtual link may have been left to hardware that is not there, and the link loses no bits.
-func parseFrame(b []byte) (datagram, bool) {
+func parseFrame(b []byte) (datagram, bool) { return parseUDP(b, serverPort) }
+
+func parseUDP(b []byte, to uint16) (datagram, bool) {
 	if len(b) < port.EtherSize+ipSize+port.UDPSize || binary.BigEndian.Uint16(b[12:]) != port.EtherIPv4 {
 		return datagram{}, false
 	}
@@ -43,7 +45,7 @@ func parseFrame(b []byte) (datagram, bool) {
 	d.src, d.dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
 	udp := ip[header:total]
 	size := int(binary.BigEndian.Uint16(udp[4:]))
-	if binary.BigEndian.Uint16(udp[2:]) != serverPort || size < port.UDPSize || size > len(udp) {
+	if binary.BigEndian.Uint16(udp[2:]) != to || size < port.UDPSize || size > len(udp) {
 		return datagram{}, false
 	}
 	d.payload = udp[port.UDPSize:size]
@@ -53,6 +55,10 @@ func parseFrame(b []byte) (datagram, bool) {
 // buildFrame makes an Ethernet frame with a datagram from port 67 of src to port 68 of dst, with both checksums: there is
 // nobody behind a packet socket who would fill them in.
 func buildFrame(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, payload []byte) []byte {
+	return buildUDP(srcMAC, dstMAC, src, dst, serverPort, clientPort, payload)
+}
+
+func buildUDP(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, srcPort, dstPort uint16, payload []byte) []byte {
 	b := make([]byte, port.EtherSize+ipSize+port.UDPSize, port.EtherSize+ipSize+port.UDPSize+len(payload))
 	copy(b[0:6], dstMAC[:])
 	copy(b[6:12], srcMAC[:])
@@ -67,8 +73,8 @@ func buildFrame(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, payload []byte) []b
 	copy(ip[16:20], to[:])
 	binary.BigEndian.PutUint16(ip[10:], ^port.Fold(port.Sum(0, ip[:ipSize])))
 	udp := ip[ipSize:]
-	binary.BigEndian.PutUint16(udp[0:], serverPort)
-	binary.BigEndian.PutUint16(udp[2:], clientPort)
+	binary.BigEndian.PutUint16(udp[0:], srcPort)
+	binary.BigEndian.PutUint16(udp[2:], dstPort)
 	binary.BigEndian.PutUint16(udp[4:], uint16(port.UDPSize+len(payload)))
 	b = append(b, payload...)
 	udp = b[port.EtherSize+ipSize:]
@@ -83,16 +89,21 @@ func buildFrame(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, payload []byte) []b
 
 // frameFilter lets through what parseFrame reads: unfragmented IPv4 UDP to port 67. It runs in the kernel, so that a
 // port's other traffic costs us nothing.
-var frameFilter = []bpf.Instruction{
-	bpf.LoadAbsolute{Off: 12, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherIPv4, SkipTrue: 8},
-	bpf.LoadAbsolute{Off: 23, Size: 1},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: 6},
-	bpf.LoadAbsolute{Off: 20, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4},
-	bpf.LoadMemShift{Off: port.EtherSize},
-	bpf.LoadIndirect{Off: port.EtherSize + 2, Size: 2},
-	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: serverPort, SkipTrue: 1},
-	bpf.RetConstant{Val: 0xffff},
-	bpf.RetConstant{Val: 0},
+var frameFilter = toPort(serverPort)
+
+// toPort lets through unfragmented IPv4 UDP to a port.
+func toPort(number uint32) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherIPv4, SkipTrue: 8},
+		bpf.LoadAbsolute{Off: 23, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: 6},
+		bpf.LoadAbsolute{Off: 20, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4},
+		bpf.LoadMemShift{Off: port.EtherSize},
+		bpf.LoadIndirect{Off: port.EtherSize + 2, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: 1},
+		bpf.RetConstant{Val: 0xffff},
+		bpf.RetConstant{Val: 0},
+	}
 }

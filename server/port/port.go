@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -88,6 +89,9 @@ func (s *Socket) Read(b []byte) (int, error) {
 	n, _, err := s.conn.ReadFrom(b)
 	return n, err
 }
+
+// SetReadDeadline lets Read fail with os.ErrDeadlineExceeded from a time on.
+func (s *Socket) SetReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
 
 // Gone reports whether an error means that the socket has been closed.
 func Gone(err error) bool { return errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EBADF) }

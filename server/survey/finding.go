@@ -1,0 +1,207 @@
+package survey
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gatehouse/vpc"
+)
+
+// Finding is something on the host that a gateway's administrator should know.
+type Finding struct {
+	Problem bool // something does not work; else it is good to know
+	Code    string
+	Message string
+	Remedy  string
+}
+
+// The codes of findings.
+const (
+	FindingPort           = "host.port" // a port that the gateway serves is somebody else's
+	FindingRival          = "host.dhcp" // another DHCP server answers on a vSwitch's link
+	FindingDocker         = "host.docker"
+	FindingUFW            = "host.ufw"
+	FindingFirewalld      = "host.firewalld"
+	FindingNetworkManager = "host.networkmanager"
+	FindingLibvirt        = "host.libvirt" // a network of libvirt, which has a DHCP and a DNS server of its own
+	FindingFlush          = "host.flush"   // a service that flushes all rules when it is reloaded
+	FindingLooking        = "host.survey"  // something could not be looked at
+)
+
+// Gateway is what a gateway has, or is going to have.
+type Gateway struct {
+	Self   int            // its process; 0: it does not run
+	Links  []string       // of its vSwitches
+	Addrs  []netip.Addr   // that it answers DNS at
+	Ranges []netip.Prefix // of its VPCs
+}
+
+// Look returns what the host has that concerns a gateway. root is where the host's files are: "/", but in tests.
+func Look(root string, g Gateway) []Finding {
+	var out []Finding
+	holders, err := Holders(root, g.Self)
+	if err != nil {
+		out = append(out, Finding{true, FindingLooking, err.Error(), ""})
+	}
+	for _, h := range holders {
+		if !h.inTheWay(g) {
+			continue
+		}
+		out = append(out, Finding{true, FindingPort,
+			fmt.Sprintf("%s port %d of %s is held by %s", h.Network, h.Addr.Port(), anyAddr(h.Addr.Addr()), h),
+			fmt.Sprintf("stop it, or let it listen only on addresses and links that are not gatehouse's; `ss -lnp 'sport = :%d'` shows it", h.Addr.Port())})
+	}
+	links := strings.Join(g.Links, " ")
+	for _, s := range []struct {
+		units   []string
+		finding Finding
+	}{
+		{[]string{"docker"}, Finding{false, FindingDocker, "Docker is running: it drops what it does not know in FORWARD",
+			"nothing: gatehouse's guests pass before that; attach containers to a vSwitch by macvlan or a veth, not by Docker's own bridges"}},
+		{[]string{"firewalld"}, Finding{false, FindingFirewalld, "firewalld is running: it refuses forwarded packets of links that are in no zone that admits them, whatever others accept",
+			"put the vSwitches' links into the zone trusted; gatehouse decides what passes: for l in " + links + "; do firewall-cmd --permanent --zone=trusted --add-interface=$l; done; firewall-cmd --reload"}},
+		{[]string{"NetworkManager"}, Finding{false, FindingNetworkManager, "NetworkManager is running: it may take over links that it finds",
+			"tell it that they are gatehouse's: printf '[keyfile]\\nunmanaged-devices=interface-name:gh-*" + unmanaged(g.Links) + "\\n' > /etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload"}},
+		{[]string{"nftables", "netfilter-persistent", "iptables"}, Finding{false, FindingFlush, "a service loads rules of its own at boot, and flushes all rules when it is started again",
+			"nothing: gatehouse puts its rules back by itself; `gatehouse firewall resync` does it at once"}},
+	} {
+		for _, unit := range s.units {
+			if active(root, unit) {
+				out = append(out, s.finding)
+				break
+			}
+		}
+	}
+	if enabled(root) {
+		out = append(out, Finding{false, FindingUFW, "ufw is enabled: it drops what it does not know in INPUT and FORWARD",
+			"nothing: what gatehouse admits passes before that, and ufw's rules hold for everything else"})
+	}
+	return append(out, libvirt(root, g)...)
+}
+
+// inTheWay reports whether a gateway cannot open its own socket because of a holder's.
+func (h Holder) inTheWay(g Gateway) bool {
+	a := h.Addr.Addr()
+	return a.IsUnspecified() || slices.Contains(g.Addrs, a.Unmap())
+}
+
+func anyAddr(a netip.Addr) string {
+	if a.IsUnspecified() {
+		return "every address"
+	}
+	return a.String()
+}
+
+func unmanaged(links []string) string {
+	out := ""
+	for _, l := range links {
+		if !strings.HasPrefix(l, "gh-") {
+			out += ";interface-name:" + l
+		}
+	}
+	return out
+}
+
+// active reports whether systemd runs a service: it keeps a link for each that is active.
+func active(root, unit string) bool {
+	return exists(filepath.Join(root, "run/systemd/units/invocation:"+unit+".service"))
+}
+
+// enabled reports whether ufw is; it has no process.
+func enabled(root string) bool {
+	text, err := os.ReadFile(filepath.Join(root, "etc/ufw/ufw.conf"))
+	return err == nil && regexp.MustCompile(`(?mi)^ENABLED=["']?yes`).Match(text)
+}
+
+var (
+	libvirtBridge  = regexp.MustCompile(`<bridge[^>]* name=['"]([^'"]+)['"]`)
+	libvirtAddress = regexp.MustCompile(`<ip[^>]* address=['"]([^'"]+)['"][^>]* (netmask|prefix)=['"]([^'"]+)['"]`)
+)
+
+// libvirt lists the networks that libvirt starts by itself.
+func libvirt(root string, g Gateway) []Finding {
+	files, err := filepath.Glob(filepath.Join(root, "etc/libvirt/qemu/networks/autostart/*.xml"))
+	if err != nil {
+		return nil // the pattern is good
+	}
+	var out []Finding
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // readable by root only
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".xml")
+		bridge := "a bridge"
+		if m := libvirtBridge.FindSubmatch(text); m != nil {
+			bridge = string(m[1])
+		}
+		f := Finding{false, FindingLibvirt, fmt.Sprintf("libvirt has a network %q on %s with servers of its own for DHCP and DNS", name, bridge),
+			"nothing, as long as no vSwitch is attached to it; guests of a vSwitch have <interface type='bridge'> with its bridge"}
+		for _, m := range libvirtAddress.FindAllStringSubmatch(string(text), -1) {
+			p, ok := parsePrefix(m[1], m[3])
+			if i := slices.IndexFunc(g.Ranges, p.Overlaps); ok && i >= 0 {
+				f.Problem = true
+				f.Message = fmt.Sprintf("libvirt's network %q has %s, which overlaps %s of a VPC", name, p.Masked(), g.Ranges[i])
+				f.Remedy = "remove it (virsh net-autostart --disable " + name + "; virsh net-destroy " + name + "), or give one of both another range"
+			}
+		}
+		if slices.Contains(g.Links, bridge) {
+			f.Problem = true
+			f.Message = fmt.Sprintf("libvirt's network %q serves DHCP and DNS on %s, the link of a vSwitch", name, bridge)
+			f.Remedy = "remove it (virsh net-autostart --disable " + name + "; virsh net-destroy " + name + "): gatehouse serves that bridge"
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// parsePrefix reads an address with a mask or a length.
+func parsePrefix(addr, mask string) (netip.Prefix, bool) {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() {
+		ones := 0
+		for _, b := range m.As4() {
+			for ; b&0x80 != 0; b <<= 1 {
+				ones++
+			}
+		}
+		return netip.PrefixFrom(a, ones), true
+	}
+	p, err := netip.ParsePrefix(addr + "/" + mask)
+	return p, err == nil
+}
+
+// Rival is the finding of another DHCP server on a vSwitch's link.
+func Rival(link string, server netip.Addr) Finding {
+	return Finding{true, FindingRival, fmt.Sprintf("%s answers DHCP on %s: guests would get addresses of either", server, link),
+		"stop that server, or take it off that link"}
+}
+
+// GatewayOf is what a gateway has when a snapshot is in force.
+func GatewayOf(s *vpc.Snapshot) Gateway {
+	var g Gateway
+	for _, v := range s.VPCs {
+		g.Ranges = append(g.Ranges, v.Prefixes()...)
+	}
+	for _, w := range s.VSwitches {
+		if !w.HasLink() {
+			continue
+		}
+		g.Links = append(g.Links, w.LinkName())
+		for _, f := range vpc.Families() {
+			if a := w.GatewayAddr(f); a.IsValid() {
+				g.Addrs = append(g.Addrs, a)
+			}
+		}
+	}
+	slices.Sort(g.Links)
+	return g
+}
