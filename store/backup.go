@@ -157,7 +157,7 @@ func (s *Store) Restore(ctx context.Context, base uint64, c *Contents, a Audit) 
 		if err := s.writeRevision(tx, next.number, undo, a); err != nil {
 			return err
 		}
-		if err := tx.DeleteBucket(bucketLeases); err != nil {
+		if err := errors.Join(tx.DeleteBucket(bucketLeases), dropJournal(tx)); err != nil {
 			return err
 		}
 		b, err := tx.CreateBucket(bucketLeases)

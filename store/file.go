@@ -32,6 +32,7 @@ var (
 	bucketMeta    = []byte("meta")    // schema, revision
 	bucketValues  = []byte("values")  // small values of the daemon
 	bucketLeases  = []byte("leases")  // by address
+	bucketJournal = []byte("journal") // what is newer than that, in the order of writing; absent when nothing is
 	bucketEvents  = []byte("events")  // audit log, by revision
 	bucketHistory = []byte("history") // what each revision replaced, by revision
 

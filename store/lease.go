@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -30,17 +31,32 @@ func (s *Store) Leases() ([]vpc.Lease, error) {
 }
 
 func readLeases(tx *bolt.Tx) ([]vpc.Lease, error) {
+	recent, err := readJournal(tx)
+	if err != nil {
+		return nil, err
+	}
 	b := tx.Bucket(bucketLeases)
-	out := make([]vpc.Lease, 0, b.Stats().KeyN)
+	out := make([]vpc.Lease, 0, b.Stats().KeyN+len(recent))
 	names := intern{}
-	err := b.ForEach(func(k, v []byte) error {
+	add := func(k, v []byte) error {
 		l, err := decodeLease(k, v, names)
 		if err != nil {
 			return fmt.Errorf("decode lease %x: %w", k, err)
 		}
 		out = append(out, l)
 		return nil
+	}
+	err = b.ForEach(func(k, v []byte) error {
+		if _, changed := recent[string(k)]; changed {
+			return nil
+		}
+		return add(k, v)
 	})
+	for k, v := range recent {
+		if err == nil && v != nil {
+			err = add([]byte(k), v)
+		}
+	}
 	slices.SortFunc(out, func(a, b vpc.Lease) int { return a.Address.Compare(b.Address) })
 	return out, err
 }
@@ -92,20 +108,30 @@ type leaseRequest struct {
 
 // committer writes leases in groups: whatever has been asked for while one write was on its way to the disk goes into the
 // next. There is no timer: a lone request is written at once.
+//
+// A group is appended to a journal, as one value: that costs two pages, however many leases there are and wherever their
+// addresses lie. When the journal has become long it is folded into the table of leases, which touches each page of the
+// table once for many groups.
 type committer struct {
 	update   func(func(*bolt.Tx) error) error
 	requests chan leaseRequest
+	unfolded int // writes in the journal, or more
 
 	mu      sync.RWMutex // held for reading while a request is handed over
 	closed  bool
 	stopped chan struct{}
 }
 
-// maxGroup bounds the leases in one write, so that the first of them does not wait for ever.
-const maxGroup = 4096
+const (
+	// maxGroup bounds the leases in one write, so that the first of them does not wait for ever.
+	maxGroup = 4096
+	// foldAt is how many writes the journal holds before it is folded. It takes some ten milliseconds then.
+	foldAt = 8192
+)
 
 func (c *committer) start(update func(func(*bolt.Tx) error) error) {
 	c.update = update
+	c.unfolded = foldAt // what an earlier run has left is folded by the first write
 	c.requests = make(chan leaseRequest, maxGroup)
 	c.stopped = make(chan struct{})
 	go c.run()
@@ -181,32 +207,146 @@ func (c *committer) run() {
 	}
 }
 
-// write stores a group in one transaction. Keys go in sorted: neighbours share pages.
+// write stores a group in one transaction.
 func (c *committer) write(group []leaseRequest) error {
 	var writes []leaseWrite
 	for _, r := range group {
 		writes = append(writes, r.writes...)
 	}
-	// Stable: of two writes to one address the later one is the one to keep.
-	slices.SortStableFunc(writes, func(a, b leaseWrite) int { return bytes.Compare(a.key, b.key) })
-	return c.update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketLeases)
-		for i, w := range writes {
-			if i+1 < len(writes) && bytes.Equal(w.key, writes[i+1].key) {
-				continue
-			}
-			if w.value == nil {
-				if err := b.Delete(w.key); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := b.Put(w.key, w.value); err != nil {
-				return err
-			}
+	fold := c.unfolded+len(writes) > foldAt
+	err := c.update(func(tx *bolt.Tx) error {
+		if fold {
+			return foldJournal(tx, writes)
+		}
+		return appendJournal(tx, writes)
+	})
+	switch {
+	case err != nil:
+	case fold:
+		c.unfolded = 0
+	default:
+		c.unfolded += len(writes)
+	}
+	return err
+}
+
+// appendJournal adds writes as one value, under the number that follows the last one's.
+func appendJournal(tx *bolt.Tx, writes []leaseWrite) error {
+	b, err := tx.CreateBucketIfNotExists(bucketJournal)
+	if err != nil {
+		return err
+	}
+	n, err := b.NextSequence()
+	if err != nil {
+		return err
+	}
+	b.FillPercent = 1 // keys only ever grow
+	return b.Put(uintKey(n), encodeWrites(writes))
+}
+
+// foldJournal brings the table of leases up to date with the journal and what is to be written after it, and empties the
+// journal.
+func foldJournal(tx *bolt.Tx, writes []leaseWrite) error {
+	latest, err := readJournal(tx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	for _, w := range writes {
+		latest[string(w.key)] = w.value
+	}
+	if err := dropJournal(tx); err != nil {
+		return err
+	}
+	b := tx.Bucket(bucketLeases)
+	for _, key := range slices.Sorted(maps.Keys(latest)) { // neighbours share pages
+		if value := latest[key]; value == nil {
+			err = b.Delete([]byte(key))
+		} else {
+			err = b.Put([]byte(key), value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readJournal gives what the journal says of each lease that it has: its value, nil if it has been deleted.
+func readJournal(tx *bolt.Tx) (map[string][]byte, error) {
+	latest := map[string][]byte{}
+	b := tx.Bucket(bucketJournal)
+	if b == nil {
+		return latest, nil
+	}
+	return latest, b.ForEach(func(k, v []byte) error {
+		writes, err := decodeWrites(bytes.Clone(v)) // the map of the file may move while the leases are written
+		if err != nil {
+			return fmt.Errorf("decode lease journal %x: %w", k, err)
+		}
+		for _, w := range writes {
+			latest[string(w.key)] = w.value
 		}
 		return nil
 	})
+}
+
+// dropJournal empties the journal.
+func dropJournal(tx *bolt.Tx) error {
+	if tx.Bucket(bucketJournal) == nil {
+		return nil
+	}
+	return tx.DeleteBucket(bucketJournal)
+}
+
+// A value of the journal is a row of writes: for each the key with its length before it, and the value with its length
+// plus one, or 0 for a lease that is deleted.
+
+func encodeWrites(writes []leaseWrite) []byte {
+	size := 0
+	for _, w := range writes {
+		size += len(w.key) + len(w.value) + 4
+	}
+	b := make([]byte, 0, size)
+	for _, w := range writes {
+		b = binary.AppendUvarint(b, uint64(len(w.key)))
+		b = append(b, w.key...)
+		if w.value == nil {
+			b = binary.AppendUvarint(b, 0)
+			continue
+		}
+		b = binary.AppendUvarint(b, uint64(len(w.value))+1)
+		b = append(b, w.value...)
+	}
+	return b
+}
+
+// decodeWrites reads what encodeWrites made; keys and values are part of b.
+func decodeWrites(b []byte) ([]leaseWrite, error) {
+	var writes []leaseWrite
+	take := func(n uint64) []byte {
+		v := b[:n:n]
+		b = b[n:]
+		return v
+	}
+	for len(b) > 0 {
+		var w leaseWrite
+		n, k := binary.Uvarint(b)
+		if k <= 0 || n == 0 || n > uint64(len(b)-k) {
+			return nil, errShortLease
+		}
+		b = b[k:]
+		w.key = take(n)
+		n, k = binary.Uvarint(b)
+		if k <= 0 || n > uint64(len(b)-k)+1 {
+			return nil, errShortLease
+		}
+		b = b[k:]
+		if n > 0 {
+			w.value = take(n - 1)
+		}
+		writes = append(writes, w)
+	}
+	return writes, nil
 }
 
 // A lease is stored under the bytes of its address (4 or 16), as

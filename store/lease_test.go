@@ -271,3 +271,23 @@ func BenchmarkOpenAndReadLeases(b *testing.B) {
 	}
 	s.Close()
 }
+
+// Leases as a busy DHCP server commits them: a few dozen at a time, of clients in no order.
+func BenchmarkPutLeasesOfABusyServer(b *testing.B) {
+	s, err := Open(filepath.Join(b.TempDir(), "state.db"), testOptions())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	group := make([]vpc.Lease, 32)
+	next := 0
+	for b.Loop() {
+		for i := range group {
+			group[i] = lease(next * 40503 % 60_000)
+			next++
+		}
+		if err := s.PutLeases(context.Background(), group...); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
