@@ -20,10 +20,11 @@ import (
 	"gatehouse/vpc"
 )
 
-// Guests that nobody has declared: so many at each port of a bridge.
+// Guests that nobody has declared: so many at each port of a bridge, of which a few at a time ask for an address.
 const (
 	guestPorts   = 64
 	guestsAtPort = 60
+	lanes        = 4
 	guestBridge  = "bench0"
 	resendAfter  = 2 * time.Second
 )
@@ -88,12 +89,13 @@ func (b *bench) plugGuests(ctx context.Context) error {
 	return err
 }
 
-// bindGuests lets the guests of each port get their addresses, one after the other, until ctx ends or all have one, and
-// returns how many have.
+// bindGuests lets the guests of each port get their addresses, a few at a time, until ctx ends or all have one, and returns
+// how many have.
 func (w *world) bindGuests(ctx context.Context) (int, error) {
 	var running sync.WaitGroup
-	bound, errs := make([]int, guestPorts), make([]error, guestPorts)
-	for port := range guestPorts {
+	bound, errs := make([]int, guestPorts*lanes), make([]error, guestPorts*lanes)
+	for i := range bound {
+		port, lane := i/lanes, i%lanes
 		var conn *packet.Conn
 		if err := w.clients.Do(func() error {
 			ifi, err := net.InterfaceByName(fmt.Sprintf("ge%d", port))
@@ -106,15 +108,15 @@ func (w *world) bindGuests(ctx context.Context) (int, error) {
 		}
 		running.Go(func() {
 			defer conn.Close()
-			for n := range guestsAtPort {
+			for n := lane; n < guestsAtPort; n += lanes {
 				g := guest{conn, vpc.MAC{2, 1, 0, byte(port), 0, byte(n)}}
 				if err := g.bind(ctx); err != nil {
 					if ctx.Err() == nil {
-						errs[port] = err
+						errs[i] = err
 					}
 					return
 				}
-				bound[port]++
+				bound[i]++
 			}
 		})
 	}
