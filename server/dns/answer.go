@@ -28,11 +28,11 @@ type Outcome struct {
 func (v *View) Answer(dst []byte, q *Query, limit int) ([]byte, Outcome) {
 	m := newMessage(dst, q, limit)
 	switch {
-	case q.Class != miekg.ClassINET:
-		return m.finish(miekg.RcodeRefused, 0), Outcome{Rcode: miekg.RcodeRefused}
-	case q.Type == miekg.TypeAXFR || q.Type == miekg.TypeIXFR:
+	case q.Class != miekg.ClassINET, q.Type == miekg.TypeAXFR, q.Type == miekg.TypeIXFR:
+		q.extended = errProhibited
 		return m.finish(miekg.RcodeRefused, 0), Outcome{Rcode: miekg.RcodeRefused}
 	case metaType(q.Type) && q.Type != miekg.TypeANY:
+		q.extended = errNotSupported
 		return m.finish(miekg.RcodeNotImplemented, 0), Outcome{Rcode: miekg.RcodeNotImplemented}
 	}
 	var (
@@ -291,6 +291,7 @@ func (m *message) options() {
 		m.buf = append(m.buf, m.q.clientCookie[:]...)
 		m.buf = append(m.buf, m.q.serverCookie[:]...)
 	}
+	m.buf = m.q.extended.appendTo(m.buf, m.limit-(len(m.buf)-m.start))
 	binary.BigEndian.PutUint16(m.buf[at-2:], uint16(len(m.buf)-at))
 }
 

@@ -43,6 +43,7 @@ type entry struct {
 	chained bool // there is a CNAME in the answer
 	source  string
 	stored  time.Time
+	why     extendedError
 	ttl     time.Duration
 
 	refreshing atomic.Bool // somebody is fetching it again
@@ -176,7 +177,7 @@ func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*en
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{key: key, wire: wire, rcode: reply.Rcode, ad: reply.AuthenticatedData, source: source, stored: now}
+	e := &entry{key: key, wire: wire, rcode: reply.Rcode, ad: reply.AuthenticatedData, source: source, stored: now, why: extendedOf(reply)}
 	e.ttl = lifetime(m, key.typ)
 	for _, rr := range m.Answer {
 		e.chained = e.chained || rr.Header().Rrtype == miekg.TypeCNAME
@@ -194,13 +195,13 @@ func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*en
 }
 
 // failure is the entry of a question that nobody answered, or not in a way that may be passed on.
-func failure(key cacheKey, rcode int, source string, now time.Time) *entry {
+func failure(key cacheKey, rcode int, source string, why extendedError, now time.Time) *entry {
 	m := &miekg.Msg{Question: []miekg.Question{{Name: key.name.String(), Qtype: key.typ, Qclass: miekg.ClassINET}}}
 	wire, err := m.Pack()
 	if err != nil { // every name of a key fits a message
 		wire = make([]byte, headerSize+len(key.name)+4)
 	}
-	return &entry{key: key, wire: wire, rcode: rcode, source: source, stored: now, ttl: failureTTL}
+	return &entry{key: key, wire: wire, rcode: rcode, source: source, stored: now, ttl: failureTTL, why: why}
 }
 
 // lifetime returns for how long a reply may be kept; zero: not at all.
@@ -235,6 +236,13 @@ func (e *entry) append(dst []byte, q *Query, limit int, now time.Time) ([]byte, 
 	m.buf = append(m.buf, e.wire[skip:]...)
 	age := now.Sub(e.stored)
 	lapsed := uint32(max(age, 0) / time.Second)
+	q.extended = e.why
+	if age >= e.ttl && e.ttl > 0 {
+		q.extended = errStale
+		if e.rcode == miekg.RcodeNameError {
+			q.extended = errStaleNXDOMAIN
+		}
+	}
 	for _, at := range e.ttlAt {
 		field := m.buf[body+at-skip:]
 		ttl := binary.BigEndian.Uint32(field)

@@ -7,6 +7,7 @@
 //   - records.go   a View as a list of records
 //   - query.go     a packet -> Query
 //   - cookie.go    DNS cookies: whose address is not forged
+//   - extended.go  why an answer is what it is
 //   - limiter.go   so many answers a second
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - cache.go     what upstreams said, for as long as they said

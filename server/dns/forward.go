@@ -148,13 +148,13 @@ func (r *resolver) resolve(ctx context.Context, f *forwarder, q *Query, target n
 	r.misses.Add(1)
 	fl := r.fly(context.WithoutCancel(ctx), f, key)
 	if fl == nil {
-		return failure(key, miekg.RcodeServerFailure, "too many open questions", r.now())
+		return failure(key, miekg.RcodeServerFailure, "too many open questions", errOther, r.now())
 	}
 	select {
 	case <-fl.done:
 		return fl.entry
 	case <-ctx.Done():
-		return failure(key, miekg.RcodeServerFailure, "gave up waiting", r.now())
+		return failure(key, miekg.RcodeServerFailure, "gave up waiting", errUnreachable, r.now())
 	}
 }
 
@@ -197,15 +197,15 @@ func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry
 	var e *entry
 	switch {
 	case err != nil:
-		e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), now)
+		e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), errUnreachable, now)
 	case f == nil && pointsInto(reply, *guarded):
 		// A name outside that has an inside address would let a web page talk to instances through its reader's browser.
 		r.refused.Add(1)
-		e = failure(key, miekg.RcodeRefused, source+" "+from.String()+": the answer points into a VPC", now)
+		e = failure(key, miekg.RcodeRefused, source+" "+from.String()+": the answer points into a VPC", errBlocked, now)
 	default:
 		source += " " + from.String()
 		if e, err = newEntry(key, reply, source, now); err != nil {
-			e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), now)
+			e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), extendedError{}, now)
 		}
 	}
 	if e.rcode != miekg.RcodeSuccess && e.rcode != miekg.RcodeNameError {
@@ -305,7 +305,9 @@ func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte
 	}
 	m.Ns, m.Extra = nil, nil
 	for range maxHandoff {
-		reply, _ := e.append(nil, q.about(e.key.name), maxReply, r.now())
+		asked := q.about(e.key.name)
+		reply, _ := e.append(nil, asked, maxReply, r.now())
+		q.extended = asked.extended
 		var theirs miekg.Msg
 		if err := theirs.Unpack(reply); err != nil {
 			return failed(q)

@@ -48,6 +48,8 @@ type Query struct {
 	serverCookie [serverCookieSize]byte // the one for the reply
 	proven       bool                   // the client has shown that its address is its own
 
+	extended extendedError // what the reply says beyond its response code
+
 	question []byte // the question section as received, so that the reply repeats the name's case; nil: could not be read
 	lower    [maxName]byte
 	length   int // of the name in lower
@@ -94,7 +96,7 @@ func (q *Query) clone() *Query {
 // response code that the message deserves as a message: success, FORMERR, NOTIMP or BADVERS.
 func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 	q.question, q.length, q.EDNS, q.DO, q.UDPSize, q.Version = nil, 0, false, false, 0, 0
-	q.cookie, q.proven = false, false
+	q.cookie, q.proven, q.extended = false, false, extendedError{}
 	if len(msg) < headerSize {
 		return 0, false
 	}

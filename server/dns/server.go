@@ -299,7 +299,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	out := Outcome{Rcode: rcode}
 	switch {
 	case v == nil || !admits(v, src):
-		out.Rcode = miekg.RcodeRefused
+		out.Rcode, q.extended = miekg.RcodeRefused, errProhibited
 		fallthrough
 	case rcode != miekg.RcodeSuccess:
 		s.answered(v, q, src, out)
@@ -317,7 +317,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 		return reply, nil
 	}
 	if !q.RD { // only recursion could help
-		out.Rcode = miekg.RcodeRefused
+		out.Rcode, q.extended = miekg.RcodeRefused, errNotHere
 		s.answered(v, q, src, out)
 		return appendError(dst, q, out.Rcode), nil
 	}
@@ -357,6 +357,7 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 	if !s.waiting.enter(src) {
 		s.counters.overload.Add(1)
 		s.answered(d.view, d.query, src, Outcome{Rcode: miekg.RcodeServerFailure, Source: "too many open questions"})
+		d.query.extended = errOther
 		send(appendError(nil, d.query, miekg.RcodeServerFailure))
 		return
 	}
