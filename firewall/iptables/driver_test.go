@@ -534,3 +534,28 @@ func testCopy(t *testing.T) string {
 	}
 	return path
 }
+
+func TestTheGenerationFollowsEveryChange(t *testing.T) {
+	onBoth(t, func(t *testing.T, d *Driver) {
+		before, counted, err := d.Generation(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, _, err := d.Generation(t.Context()); err != nil || again != before {
+			t.Errorf("without a change: %d, then %d, %v", before, again, err)
+		}
+		for _, f := range vpc.Families() {
+			if err := d.Restore(t.Context(), f, "*mangle\n:GH-GEN - [0:0]\n-A GH-GEN -j RETURN\nCOMMIT\n"); err != nil {
+				t.Fatal(err)
+			}
+			after, ok, err := d.Generation(t.Context())
+			if err != nil || ok != counted || ok && after == before {
+				t.Errorf("%s: %d after a change, %d before it; counted %v; %v", f, after, before, ok, err)
+			}
+			before = after
+		}
+		if counted != (d.backend.Mode == NFT) {
+			t.Errorf("counted %v on %s", counted, d.backend.Mode)
+		}
+	})
+}

@@ -2,8 +2,10 @@ package reconcile
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -141,6 +143,19 @@ func (d *fakeIPTables) Read(ctx context.Context, f vpc.Family) (iptables.State, 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.k().read(f), nil
+}
+
+// Generation is another number for every other content.
+func (d *fakeIPTables) Generation(context.Context) (uint32, bool, error) {
+	h := fnv.New32a()
+	for _, f := range vpc.Families() {
+		text, err := json.Marshal(d.k().state().tables[f])
+		if err != nil {
+			return 0, false, err
+		}
+		h.Write(text)
+	}
+	return h.Sum32(), true, nil
 }
 
 func (d *fakeIPTables) ReadChains(ctx context.Context, f vpc.Family, table string, chains []string) (map[string][]string, error) {

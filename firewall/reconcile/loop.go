@@ -25,6 +25,7 @@ type IPTables interface {
 	Unhook(ctx context.Context, f vpc.Family, table string, hooks []iptables.Hook) error
 	DeleteChains(ctx context.Context, f vpc.Family, table string, chains []string) error
 	Counters(ctx context.Context, f vpc.Family) ([]iptables.Counter, error)
+	Generation(ctx context.Context) (n uint32, ok bool, err error)
 	Teardown(ctx context.Context) error
 }
 
@@ -296,6 +297,17 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 		}
 		l.known, l.fresh = true, k.bare()
 	}
+	if l.writer.carries != nil && !l.writer.certain(ctx) {
+		// To answer "in force" over what somebody has removed would be a lie.
+		differing, err := l.verify(ctx)
+		if err != nil {
+			return err
+		}
+		if len(differing) > 0 {
+			l.log.Warn("the firewall was changed by another program; it is put right with this revision", "differing", differing)
+			l.judged = nil // flows that came into being meanwhile were judged by nobody
+		}
+	}
 	features := l.opt.Features
 	features.RefuseMidStream = !l.fresh || !l.refuseFrom.IsZero() && !l.now().Before(l.refuseFrom)
 	l.compiler.SetFeatures(features)
@@ -319,6 +331,7 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 	if err := l.writer.clean(ctx); err != nil {
 		l.log.Warn("leftovers stay until the next verification", "err", err)
 	}
+	l.writer.settle(ctx)
 	cut, err := revoke(ctx, l.opt.Conntrack, affectedBy(l.judged, s), f)
 	l.count(func(st *Status) { st.FlowsCut += uint64(cut) })
 	if err != nil {
@@ -328,11 +341,18 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 	return nil
 }
 
-// writeOnce writes a ruleset, and a second time when another program came between.
+// writeOnce writes a ruleset, by way of what leads there without a gap, and a second time when another program came
+// between.
 func (l *Loop) writeOnce(ctx context.Context, rs *firewall.Ruleset, before *Force) error {
 	var was *firewall.Ruleset
 	if before != nil {
 		was = before.Ruleset
+		if mid := firewall.Between(was, rs); mid != nil {
+			if err := l.writer.write(ctx, mid, was); err != nil {
+				return err
+			}
+			was = mid
+		}
 	}
 	err := l.writer.write(ctx, rs, was)
 	var changed *ChangedError
@@ -353,6 +373,8 @@ func (l *Loop) undo(ctx context.Context, before *Force, failed *firewall.Ruleset
 	if err == nil {
 		err = l.writer.clean(ctx)
 	}
+	l.writer.settle(ctx)
+	l.judged = nil // the next success judges also what came into being under the half that was written
 	if err != nil {
 		return errors.Join(cause, fmt.Errorf("go back to revision %d: %w", before.Snapshot.Revision, err))
 	}

@@ -116,6 +116,7 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	if len(differing) == 0 {
 		l.writer.found(f.Ruleset)
 	}
+	l.writer.settle(ctx)
 	now := l.now()
 	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
 	l.count(func(s *Status) {
@@ -171,6 +172,13 @@ func (l *Loop) repair(ctx context.Context, differing []string) error {
 	err := l.writeOnce(ctx, f.Ruleset, f)
 	if err == nil {
 		err = l.writer.clean(ctx)
+	}
+	l.writer.settle(ctx)
+	if err == nil {
+		// Flows that came into being while rules were missing were judged by nobody.
+		var cut int
+		cut, err = revoke(ctx, l.opt.Conntrack, affected{all: true}, f)
+		l.count(func(s *Status) { s.FlowsCut += uint64(cut) })
 	}
 	l.count(func(s *Status) {
 		s.drift = nil

@@ -185,3 +185,50 @@ func TestTeardownLeavesNothingUntilTheNextApply(t *testing.T) {
 		checkCarries(t, k, w, false) // a new beginning, with its grace
 	})
 }
+
+func TestAChangeIsNotAnsweredOverWhatOthersHaveRemoved(t *testing.T) {
+	for what, spoil := range spoils() {
+		if strings.HasPrefix(what, "set ") || strings.HasPrefix(what, "stray set") {
+			continue // sets have no generation; one that is emptied or gone lets nothing through
+		}
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newFakeKernel()
+				l := running(t, k)
+				w := newWorld()
+				apply(t, l, w)
+				pass(midStreamGrace + time.Second)
+				refused := flow(addr4(1), addr4(2), 22)
+				k.lock(func() { spoil(k); k.flows = append(k.flows, refused) })
+
+				w.revision++
+				w.instances["c"] = 3
+				apply(t, l, w) // nothing waits for the next verification
+				checkCarries(t, k, w, true)
+				if left := k.left(); len(left) != 0 {
+					t.Errorf("a flow that began while rules were missing is left: %v", left)
+				}
+			})
+		})
+	}
+}
+
+func TestARepairEndsTheFlowsThatBeganMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l := running(t, k)
+		apply(t, l, newWorld())
+		pass(midStreamGrace + time.Second)
+		allowed := flow(addr4(1), addr4(2), 80)
+		k.lock(func() {
+			k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil
+			k.flows = append(k.flows, flow(addr4(1), addr4(2), 22), allowed)
+		})
+		if err := l.Resync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := k.left(); len(left) != 1 || left[0].Original != allowed.Original {
+			t.Errorf("left %v, want only the allowed flow", left)
+		}
+	})
+}

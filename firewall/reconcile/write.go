@@ -22,6 +22,9 @@ type writer struct {
 	known   *kernel           // as it was read; nil: not, or no longer of use
 	carries *firewall.Ruleset // the kernel has exactly this, and left; nil: unknown
 	left    leftovers
+
+	generation uint32 // of the kernel's rules when that was certain
+	counted    bool   // whether there is such a number
 }
 
 // leftovers are chains and sets that nothing leads to any more.
@@ -58,7 +61,20 @@ func (w *writer) read(ctx context.Context) (*kernel, error) {
 }
 
 // forget makes the next write ask the kernel.
-func (w *writer) forget() { w.known, w.carries, w.left = nil, nil, leftovers{} }
+func (w *writer) forget() { w.known, w.carries, w.left, w.counted = nil, nil, leftovers{}, false }
+
+// settle notes that what is remembered is what the kernel has now.
+func (w *writer) settle(ctx context.Context) {
+	n, ok, err := w.iptables.Generation(ctx)
+	w.generation, w.counted = n, ok && err == nil // without the number nothing is certain
+}
+
+// certain reports whether nobody has changed the kernel's rules since settle: nf_tables counts its changes, legacy tables
+// do not.
+func (w *writer) certain(ctx context.Context) bool {
+	n, ok, err := w.iptables.Generation(ctx)
+	return err == nil && ok && w.counted && n == w.generation
+}
 
 // found takes over that the kernel was read and has exactly the ruleset.
 func (w *writer) found(rs *firewall.Ruleset) {
