@@ -265,7 +265,7 @@ func (g *gateway) objects() string {
 		fmt.Fprintln(&b, c)
 		for _, o := range out {
 			forget(o)
-			if c == "bridge -j fdb" && strings.HasPrefix(fmt.Sprint(o["mac"]), "33:33:") { // groups of the kernel's own
+			if c == "bridge -j fdb" && (strings.HasPrefix(fmt.Sprint(o["mac"]), "33:33:") || o["state"] == "") { // the kernel's own groups, and what it learned
 				continue
 			}
 			if o["dev"] != nil && strings.HasPrefix(fmt.Sprint(o["dst"]), "ff") || o["state"] != nil && c == "ip -j neigh" && !strings.Contains(fmt.Sprint(o["state"]), "PERMANENT") {

@@ -104,10 +104,11 @@ func (h *holds) claim(p *plan, port Port, mac vpc.MAC, now time.Time) (fresh boo
 	if known && at.port.Index == port.Index {
 		return false, nil
 	}
-	if known && h.up(at.port) && !at.awaited(port.Name, now) {
+	guest := h.guest(p, port, mac)
+	switch {
+	case known && h.up(at.port) && (guest != "" || !at.awaited(port.Name, now)):
 		return false, &HeldError{mac, port.Name, at.port.Name}
-	}
-	if guest := h.guest(p, port, mac); guest != "" {
+	case guest != "":
 		return false, &OccupiedError{mac, port.Name, guest}
 	}
 	return true, nil
