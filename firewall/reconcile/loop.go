@@ -305,7 +305,6 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 		}
 		if len(differing) > 0 {
 			l.log.Warn("the firewall was changed by another program; it is put right with this revision", "differing", differing)
-			l.judged = nil // flows that came into being meanwhile were judged by nobody
 		}
 	}
 	features := l.opt.Features

@@ -115,6 +115,8 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	differing := differences(k, f.Ruleset)
 	if len(differing) == 0 {
 		l.writer.found(f.Ruleset)
+	} else {
+		l.judged = nil // flows that came into being meanwhile were judged by nobody
 	}
 	l.writer.settle(ctx)
 	now := l.now()
@@ -175,10 +177,12 @@ func (l *Loop) repair(ctx context.Context, differing []string) error {
 	}
 	l.writer.settle(ctx)
 	if err == nil {
-		// Flows that came into being while rules were missing were judged by nobody.
 		var cut int
-		cut, err = revoke(ctx, l.opt.Conntrack, affected{all: true}, f)
+		cut, err = revoke(ctx, l.opt.Conntrack, affectedBy(l.judged, f.Snapshot), f)
 		l.count(func(s *Status) { s.FlowsCut += uint64(cut) })
+	}
+	if err == nil {
+		l.judged = f.Snapshot
 	}
 	l.count(func(s *Status) {
 		s.drift = nil
