@@ -10,6 +10,7 @@
 //   - extended.go  why an answer is what it is
 //   - limiter.go   so many answers a second
 //   - answer.go    View + Query -> message (pure, without allocation)
+//   - transfer.go  whole zones for their secondaries
 //   - cache.go     what upstreams said, for as long as they said
 //   - upstream.go  the upstreams; which of them to ask
 //   - exchange.go  one question to one upstream

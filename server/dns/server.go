@@ -271,13 +271,15 @@ func (s *Server) watchResolvConf() {
 	}
 }
 
-// deferred is a question whose answer must be asked for elsewhere.
+// deferred is a question that is not answered with one message at once: its answer must be asked for elsewhere, or it is
+// a whole zone.
 type deferred struct {
-	view  *View
-	query *Query
-	local []byte // what the view says already
-	out   Outcome
-	limit int
+	view     *View
+	query    *Query
+	local    []byte // what the view says already
+	out      Outcome
+	limit    int
+	transfer *zone // nil: not a transfer
 }
 
 // handle answers one message that came from src to an address of the view's VPC. The reply is appended to dst; dst comes
@@ -308,6 +310,13 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 		dst, out.Rcode = appendChaos(dst, q, s.config.Version)
 		s.answered(v, q, src, out)
 		return dst, nil
+	}
+	if tcp && (q.Type == miekg.TypeAXFR || q.Type == miekg.TypeIXFR) {
+		if apex := v.transferable(q, src); apex != nil {
+			out.Source = apex.zone.source
+			s.answered(v, q, src, out)
+			return dst, &deferred{view: v, query: q.clone(), transfer: apex.zone}
+		}
 	}
 	q.Draw = rand.Uint32()
 	limit := q.limit(tcp)

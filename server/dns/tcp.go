@@ -157,6 +157,16 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 		at := len(out)
 		reply, later := s.handle(ctx, append(out, 0, 0), msg[:n], &q, s.View(vpcID), client, true)
 		switch {
+		case later != nil && later.transfer != nil:
+			if len(out) > 0 && st.write(out) != nil {
+				return
+			}
+			out = out[:0]
+			for m := range later.view.transfer(later.query, later.transfer) {
+				if st.write(rdata(m)) != nil {
+					return
+				}
+			}
 		case later != nil:
 			select {
 			case st.waiting <- struct{}{}:

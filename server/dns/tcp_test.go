@@ -11,18 +11,25 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+
+	"gatehouse/vpc"
 )
 
 // overTCP serves the lab's first VPC, whose range is made to hold the client, on loopback.
 func overTCP(t *testing.T, loopback string, upstream *fakeUpstream) (*Server, func() net.Conn) {
 	t.Helper()
-	spec := lab()
+	return serveTCPOf(t, loopback, lab(), upstream)
+}
+
+// serveTCPOf is overTCP with another network.
+func serveTCPOf(t *testing.T, loopback string, spec *vpc.Spec, upstreams ...*fakeUpstream) (*Server, func() net.Conn) {
+	t.Helper()
 	if netip.MustParseAddr(loopback).Is4() {
 		spec.VPCs[0].CIDRBlock = netip.MustParsePrefix("127.0.0.0/8")
 	} else {
 		spec.VPCs[0].IPv6CIDRBlock = netip.MustParsePrefix("::/120")
 	}
-	s := asking(t, nil, spec, upstream)
+	s := asking(t, nil, spec, upstreams...)
 	ln, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
 	if err != nil {
 		t.Fatal(err)
