@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,9 +50,10 @@ func TestThePartsFeedTheWatchdogWhileTheyMove(t *testing.T) {
 
 func TestAPartThatFailedOnceIsForgiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		failing := true
+		var failing atomic.Bool
+		failing.Store(true)
 		parts := pulses{{name: "it", ask: func(context.Context) error {
-			if failing {
+			if failing.Load() {
 				return errors.New("not now")
 			}
 			return nil
@@ -62,7 +64,7 @@ func TestAPartThatFailedOnceIsForgiven(t *testing.T) {
 			}
 			time.Sleep(stuckAfter / 4)
 		}
-		failing = false
+		failing.Store(false)
 		for range 20 {
 			if err := parts.beat(t.Context(), time.Now()); err != nil {
 				t.Fatal(err)
