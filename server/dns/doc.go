@@ -5,6 +5,7 @@
 //   - view.go      snapshot + VPC -> View: every name that the VPC's instances may see (pure)
 //   - reserved.go  names that are never asked outside (RFC 6761, RFC 6303)
 //   - records.go   a View as a list of records
+//   - zonefile.go  a zone as a file
 //   - query.go     a packet -> Query
 //   - cookie.go    DNS cookies: whose address is not forged
 //   - extended.go  why an answer is what it is
