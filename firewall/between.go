@@ -13,15 +13,15 @@ import (
 // chains that know the mark; while only one of them is new, an address whose profile is new would have no policy and be
 // refused, and where a mark has changed hands it would have somebody else's.
 
-// maxDetour is the number of profiles that end for which the roots of the dispatch get a rule each. Where more end at once,
-// those who leave them are refused for the moment.
+// maxDetour is the number of new profiles for which the roots of the dispatch get a rule each. Where more come at once, those
+// who get them are refused for the moment.
 const maxDetour = 256
 
-// Between returns a ruleset to be put in force before after does, when before is: in it every address still has the mark of
-// before, and both rulesets' marks find their chains. Marks that mean something else in after find nobody, and what has them
-// is refused for the moment. It returns nil where no address can be caught between the two: no mark is new.
+// Between returns a ruleset to be put in force before after is, when before is. It is before with one addition: the marks that
+// are new in after find their chains too, and those that will mean something else find nobody, so that whatever has them is
+// refused for the moment. Then the sets may change, and after them the rules. It returns nil where no mark is new.
 func Between(before, after *Ruleset) *Ruleset {
-	mid := &Ruleset{Revision: after.Revision, Families: after.Families, Sets: after.Sets}
+	mid := &Ruleset{Revision: before.Revision, Families: before.Families}
 	needed := false
 	for i := range mid.Families {
 		if t := detour(&before.Families[i], &after.Families[i]); t != nil {
@@ -31,69 +31,64 @@ func Between(before, after *Ruleset) *Ruleset {
 	if !needed {
 		return nil
 	}
-	mid.Sets = slices.Clone(after.Sets)
-	for i := range mid.Sets {
-		s := &mid.Sets[i]
-		if s.Name != setName(s.Family, setProfiles) {
-			continue
-		}
-		if j, ok := slices.BinarySearchFunc(before.Sets, s.Name, func(x Set, name string) int { return strings.Compare(x.Name, name) }); ok {
-			*s = before.Sets[j]
+	byName := func(x, y Set) int { return strings.Compare(x.Name, y.Name) }
+	mid.Sets = slices.Clone(before.Sets)
+	for _, s := range after.Sets {
+		if _, there := slices.BinarySearchFunc(before.Sets, s, byName); !there {
+			mid.Sets = append(mid.Sets, s)
 		}
 	}
+	slices.SortFunc(mid.Sets, byName)
 	return mid
 }
 
-// detour returns the tables of after with the marks of before, or nil where after knows no mark that before does not.
+// detour returns the tables of before with the new marks of after, or nil where it has none.
 func detour(before, after *Tables) []Table {
 	was, now := mangle(before), mangle(after)
-	if was == nil || now == nil {
+	if was == nil || now == nil || slices.EqualFunc(dispatch(was), dispatch(now), func(x, y Chain) bool { return x.Same(&y) }) {
 		return nil
 	}
 	old, new := profileMarks(was), profileMarks(now)
-	fresh := false
-	for m, chain := range new {
-		fresh = fresh || old[m] != chain
-	}
-	if !fresh {
-		return nil
-	}
-	var ended, handed []Mark
-	for m, chain := range old {
-		switch new[m] {
-		case chain:
+	var fresh, handed []Mark
+	for m, name := range new {
+		switch old[m] {
+		case name:
 		case "":
-			ended = append(ended, m)
+			fresh = append(fresh, m)
 		default:
 			handed = append(handed, m)
 		}
 	}
-	if len(ended) > maxDetour {
-		ended = nil
+	if len(fresh)+len(handed) == 0 {
+		return nil
 	}
-	ended = append(ended, handed...)
-	slices.SortFunc(ended, func(a, b Mark) int { return cmp.Compare(a.Value, b.Value) })
+	if len(fresh) > maxDetour {
+		fresh = nil
+	}
+	marks := append(fresh, handed...)
+	slices.SortFunc(marks, func(a, b Mark) int { return cmp.Compare(a.Value, b.Value) })
 
-	tables := slices.Clone(after.Tables)
+	var more []Chain
+	for _, c := range now {
+		if chainNamed(was, c.Name) == nil {
+			more = append(more, c)
+		}
+	}
+	tables := slices.Clone(before.Tables)
 	t := &tables[slices.IndexFunc(tables, func(t Table) bool { return t.Name == "mangle" })]
-	lists := [][]Chain{slices.Clone(t.Chains)}
+	t.Chains = merged([][]Chain{slices.Clone(was), more})
 	for _, stage := range []struct{ root, profile string }{{chainEgress, chainProfileEg}, {chainIngress, chainProfileIn}} {
 		var head []Rule
-		for _, m := range ended {
-			mark, name := m, stage.profile+old[m]
-			r := Rule{Match: Match{Mark: &mark}, Target: Target{Kind: Goto, Chain: name}}
-			if new[m] != "" { // it changes hands
+		for _, m := range marks {
+			r := Rule{Match: Match{Mark: &m}, Target: Target{Kind: Goto, Chain: stage.profile + new[m]}}
+			if old[m] != "" {
 				r = refuse(r.Match, vpc.ReasonUnknownAddress)
 			}
 			head = append(head, r)
-			if c := chainNamed(was, name); c != nil && chainNamed(now, name) == nil {
-				lists = append(lists, []Chain{*c})
-			}
 		}
-		root := chainNamed(lists[0], stage.root)
+		root := chainNamed(t.Chains, stage.root)
 		*root = Chain{Name: root.Name, Rules: append(head, root.Rules...), text: &chainText{}}
 	}
-	t.Chains = merged(lists)
 	return tables
 }
 
@@ -114,14 +109,20 @@ func chainNamed(list []Chain, name string) *Chain {
 	return nil
 }
 
+// dispatch returns the chains that find the profile of a source.
+func dispatch(chains []Chain) []Chain {
+	first, _ := slices.BinarySearchFunc(chains, chainEgress, func(c Chain, name string) int { return strings.Compare(c.Name, name) })
+	n := slices.IndexFunc(chains[first:], func(c Chain) bool { return !strings.HasPrefix(c.Name, chainEgress) })
+	if n < 0 {
+		return chains[first:]
+	}
+	return chains[first : first+n]
+}
+
 // profileMarks reads from the dispatch which profile a mark leads to, by the name in its chains.
 func profileMarks(chains []Chain) map[Mark]string {
 	marks := map[Mark]string{}
-	first, _ := slices.BinarySearchFunc(chains, chainEgress, func(c Chain, name string) int { return strings.Compare(c.Name, name) })
-	for _, c := range chains[first:] {
-		if !strings.HasPrefix(c.Name, chainEgress) {
-			break
-		}
+	for _, c := range dispatch(chains) {
 		for i := range c.Rules {
 			r := &c.Rules[i]
 			if name, ok := strings.CutPrefix(r.Target.Chain, chainProfileEg); ok && r.Match.Mark != nil {
