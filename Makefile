@@ -147,8 +147,10 @@ endif
 
 .PHONY: uninstall
 uninstall: need-root ## remove the program and its units; configuration and state are kept
-	-systemctl disable --now $(UNITS) 2>/dev/null
+ifeq ($(DESTDIR),)
+	-[ ! -d /run/systemd/system ] || systemctl disable --now $(UNITS)
 	-$(SBINDIR)/gatehouse teardown --offline
+endif
 	rm -f $(SBINDIR)/gatehouse $(addprefix $(LIBDIR)/systemd/system/,$(UNITS))
 	rm -f $(LIBDIR)/sysusers.d/gatehouse.conf $(LIBDIR)/tmpfiles.d/gatehouse.conf $(LIBDIR)/modules-load.d/gatehouse.conf
 	rm -f $(DATADIR)/man/man8/gatehouse*.8.gz $(DATADIR)/bash-completion/completions/gatehouse
