@@ -83,8 +83,11 @@ func presentation(typ uint16, data []byte) string {
 	if err != nil {
 		return fmt.Sprintf(`\# %d %x`, len(data), data) // RFC 3597 section 5
 	}
-	return strings.TrimPrefix(rr.String(), rr.Header().String())
+	return presentationOf(rr)
 }
+
+// presentationOf returns a record's data as a zone file writes it.
+func presentationOf(rr miekg.RR) string { return strings.TrimPrefix(rr.String(), rr.Header().String()) }
 
 // record is one declared record, parsed.
 type record struct {

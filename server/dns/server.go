@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -25,6 +26,8 @@ type Config struct {
 	CacheSize  int              // answers; 0: none is kept
 	RateLimit  int              // answers a second that a client is given over UDP; 0: no limit
 	QueryLog   []string         // names of VPCs whose questions are logged
+	TSIGKeys   []TSIGKey        // that may sign updates
+	Updater    Updater          // nil: updates are not implemented
 	Version    string           // told to whoever asks for version.bind; empty: refused
 	Roots      *x509.CertPool   // who may sign the certificates of upstreams; nil: whom the system trusts
 	ResolvConf string           // empty: /etc/resolv.conf
@@ -47,6 +50,7 @@ type Server struct {
 	cookies  cookies
 	limiter  *limiter
 	queries  queryLog
+	tsigKeys atomic.Pointer[map[string]TSIGKey] // by canonical name
 
 	setting sync.Mutex // one SetSnapshot at a time
 
@@ -92,6 +96,7 @@ func New(c Config) (*Server, error) {
 	s.limiter.set(c.RateLimit)
 	s.queries.log = s.log
 	s.queries.set(c.QueryLog)
+	s.SetTSIGKeys(c.TSIGKeys)
 	s.state.Store(&state{})
 	if err := s.SetUpstreams(c.Upstreams); err != nil {
 		return nil, err
@@ -279,7 +284,8 @@ type deferred struct {
 	local    []byte // what the view says already
 	out      Outcome
 	limit    int
-	transfer *zone // nil: not a transfer
+	transfer *zone  // nil: not a transfer
+	update   []byte // nil: not an update
 }
 
 // handle answers one message that came from src to an address of the view's VPC. The reply is appended to dst; dst comes
@@ -302,7 +308,10 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	switch {
 	case v == nil || !admits(v, src):
 		out.Rcode, q.extended = miekg.RcodeRefused, errProhibited
-		fallthrough
+		s.answered(v, q, src, out)
+		return appendError(dst, q, out.Rcode), nil
+	case q.Opcode == miekg.OpcodeUpdate && s.config.Updater != nil:
+		return dst, &deferred{view: v, query: q.clone(), update: bytes.Clone(msg)}
 	case rcode != miekg.RcodeSuccess:
 		s.answered(v, q, src, out)
 		return appendError(dst, q, out.Rcode), nil
@@ -372,6 +381,12 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 	}
 	go func() {
 		defer s.waiting.leave(src)
+		if d.update != nil {
+			reply, out := s.update(ctx, d.view, d.update, src)
+			s.counters.answered(out)
+			send(reply)
+			return
+		}
 		reply, out := s.resolver.complete(ctx, d.view, d.query, d.local, d.out, d.limit)
 		s.answered(d.view, d.query, src, out)
 		send(reply)

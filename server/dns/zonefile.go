@@ -29,7 +29,7 @@ func ReadZoneFile(r io.Reader, zone string) ([]*vpc.RecordSpec, error) {
 	zp.SetDefaultTTL(generatedTTL)
 	for rr, ok := zp.Next(); ok; rr, ok = zp.Next() {
 		h := rr.Header()
-		value := strings.TrimPrefix(rr.String(), h.String())
+		value := presentationOf(rr)
 		owner, err := parseName(h.Name)
 		switch {
 		case err != nil:
