@@ -70,8 +70,8 @@ func (d *Driver) Read(ctx context.Context) (map[string]firewall.Set, error) {
 	return sets, nil
 }
 
-// Write makes the sets in want exist as they are described, and returns what the kernel has then; have is what it has now, as
-// Read or the last Write said. Sets that want does not name stay. When it fails before a set in use was touched, nothing has
+// Write makes the sets in want exist as they are described, their members canonical as Compile writes them, and returns what
+// the kernel has then; have is what it has now of them, as Read said or as they were written. Sets that want does not name stay. When it fails before a set in use was touched, nothing has
 // changed; when it fails later, some sets have their new members and some the old ones. Either way the caller must Read
 // before it writes again.
 func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want []firewall.Set) (map[string]firewall.Set, error) {
@@ -91,7 +91,7 @@ func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want [
 		now = map[string]firewall.Set{}
 	}
 	for _, w := range want {
-		now[w.Name] = Canonical(w)
+		now[w.Name] = canonicalHeader(w)
 		if slices.Contains(p.spares, w.Name+spareSuffix) {
 			delete(now, w.Name+spareSuffix)
 		}
@@ -99,13 +99,13 @@ func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want [
 	return now, nil
 }
 
-// Diff returns the names of the sets in want that the kernel does not have as described, sorted; have is what Read said.
+// Diff returns the names of the sets in want, their members canonical, that the kernel does not have as described, sorted;
+// have is what Read said.
 func Diff(have map[string]firewall.Set, want []firewall.Set) []string {
 	var names []string
 	for _, w := range want {
-		w = Canonical(w)
 		h, ok := have[w.Name]
-		if !ok || !sameHeader(h, w) || !slices.Equal(h.Members, w.Members) {
+		if !ok || !sameHeader(canonicalHeader(h), canonicalHeader(w)) || !slices.Equal(h.Members, w.Members) {
 			names = append(names, w.Name)
 		}
 	}
@@ -158,8 +158,11 @@ type plan struct {
 func newPlan(have map[string]firewall.Set, want []firewall.Set) *plan {
 	p := &plan{}
 	for _, w := range want {
-		w = Canonical(w)
 		h, exists := have[w.Name]
+		if exists && h.Same(&w) {
+			continue
+		}
+		h, w = canonicalHeader(h), canonicalHeader(w)
 		spare := w.Name + spareSuffix
 		if exists && sameHeader(h, w) && slices.Equal(h.Members, w.Members) {
 			continue

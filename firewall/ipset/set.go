@@ -2,7 +2,6 @@ package ipset
 
 import (
 	"bufio"
-	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -89,7 +88,19 @@ func familyOfName(name string) vpc.Family {
 // Canonical returns a set with its options and members in the one form in which two equal sets are equal. Options that
 // only tune the kernel's memory (hashsize, bucketsize, initval) are left out, and defaults are spelled out.
 func Canonical(s firewall.Set) firewall.Set {
-	out := firewall.Set{Name: s.Name, Type: s.Type, Family: s.Family}
+	out := canonicalHeader(s)
+	out.Members = nil
+	for _, m := range s.Members {
+		out.Members = append(out.Members, canonicalMember(m))
+	}
+	slices.Sort(out.Members)
+	out.Members = slices.Compact(out.Members)
+	return out
+}
+
+// canonicalHeader is Canonical for everything but the members, which stay as they are.
+func canonicalHeader(s firewall.Set) firewall.Set {
+	out := firewall.Set{Name: s.Name, Type: s.Type, Family: s.Family, Members: s.Members}
 	maxelem := kernelMaxelem
 	for i := 0; i < len(s.Options); i++ {
 		option, value := s.Options[i], ""
@@ -120,11 +131,6 @@ func Canonical(s firewall.Set) firewall.Set {
 	if strings.HasPrefix(s.Type, "hash:") {
 		out.Options = append(out.Options, "maxelem", maxelem)
 	}
-	for _, m := range s.Members {
-		out.Members = append(out.Members, canonicalMember(m))
-	}
-	slices.Sort(out.Members)
-	out.Members = slices.Compact(out.Members)
 	return out
 }
 
@@ -182,24 +188,28 @@ func hashsize(n int) int {
 	return size
 }
 
-// memberChanges returns what to remove and what to add so that old becomes new. Both are sorted. A member whose
+// memberChanges returns what to remove and what to add so that old becomes new. All are sorted. A member whose
 // extension changes (its skbmark) is only added: the kernel replaces it in one step.
 func memberChanges(old, new []string) (del, add []string) {
-	element := func(m string) string { e, _, _ := strings.Cut(m, " "); return e }
-	was := make(map[string]string, len(old))
-	for _, m := range old {
-		was[element(m)] = m
-	}
-	for _, m := range new {
-		e := element(m)
-		if have, ok := was[e]; !ok || have != m {
-			add = append(add, m)
+	for len(old)+len(new) > 0 {
+		switch {
+		case len(new) == 0 || len(old) > 0 && old[0] < new[0]:
+			del = append(del, old[0])
+			old = old[1:]
+		case len(old) == 0 || old[0] > new[0]:
+			add = append(add, new[0])
+			new = new[1:]
+		default:
+			old, new = old[1:], new[1:]
 		}
-		delete(was, e)
 	}
-	for e := range was {
-		del = append(del, e)
+	element := func(m string) string { e, _, _ := strings.Cut(m, " "); return e }
+	replaced := make(map[string]bool, len(add))
+	for _, m := range add {
+		replaced[element(m)] = true
 	}
-	slices.SortFunc(del, cmp.Compare[string])
-	return del, add
+	for i, m := range del {
+		del[i] = element(m)
+	}
+	return slices.DeleteFunc(del, func(e string) bool { return replaced[e] }), add
 }
