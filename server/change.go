@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"gatehouse/configs"
@@ -19,14 +20,16 @@ import (
 
 // applyOptions are what vpc.Apply and vpc.Enrol need from the world.
 func (g *Gateway) applyOptions(prune bool) vpc.ApplyOptions {
-	quarantined := map[netip.Addr]bool{}
-	now := g.now()
-	for _, l := range g.leases.Leases() {
-		if l.State == vpc.LeaseDeclined && l.Expires.After(now) {
-			quarantined[l.Address] = true
+	quarantined := sync.OnceValue(func() map[netip.Addr]bool { // seldom is an address chosen for anybody
+		q, now := map[netip.Addr]bool{}, g.now()
+		for _, l := range g.leases.Leases() {
+			if l.State == vpc.LeaseDeclined && l.Expires.After(now) {
+				q[l.Address] = true
+			}
 		}
-	}
-	return vpc.ApplyOptions{Prune: prune, NewID: vpc.RandomID, InUse: func(a netip.Addr) bool { return quarantined[a] }}
+		return q
+	})
+	return vpc.ApplyOptions{Prune: prune, NewID: vpc.RandomID, InUse: func(a netip.Addr) bool { return quarantined()[a] }}
 }
 
 // Apply makes the desired state as the manifests say, or with DryRun says what would change.
@@ -204,17 +207,25 @@ func located(err error, m *configs.Manifest) error {
 
 // check refuses a valid state that this host cannot carry, or that breaks a test kept with the policy.
 func (g *Gateway) check(ctx context.Context, current, spec *vpc.Spec) error {
-	if len(vpc.Diff(current, spec)) == 0 {
+	if spec == current {
 		return nil
 	}
-	s := vpc.NewSnapshot(spec, g.host(), 0)
-	if err := g.links.Check(ctx, s); err != nil {
-		if details := newRefusals(err, current); len(details) > 0 {
-			return refused(details)
+	before := g.stored.Load()
+	s := before.Next(spec, g.host(), 0)
+	g.draft = s
+	if otherLinks(vpc.Compare(before, s)) {
+		if err := g.links.Check(ctx, s); err != nil {
+			if details := newRefusals(err, current); len(details) > 0 {
+				return refused(details)
+			}
 		}
 	}
 	return checkTests(s)
 }
+
+// otherLinks reports whether a change may be one that the host's links refuse: what is refused are ranges of VPCs and what
+// vSwitches are attached to.
+func otherLinks(d *vpc.Delta) bool { return d.Host || len(d.VPCs)+len(d.VSwitches) > 0 }
 
 // newRefusals are the refusals of what the change brings. What the host has come to refuse since it was stored is a
 // problem of health, and no reason to refuse the change of something else.

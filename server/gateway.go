@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -49,6 +50,7 @@ type Gateway struct {
 
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex
+	draft  *vpc.Snapshot // of the last state that was checked; held by change
 
 	confirm    confirmation
 	enrolments chan *enrolment
@@ -63,7 +65,9 @@ func (g *Gateway) Snapshot() *vpc.Snapshot { return g.stored.Load() }
 // reload makes the snapshot of what is stored and asks for it to be put in force.
 func (g *Gateway) reload() *vpc.Snapshot {
 	spec, revision := g.store.State()
-	s := vpc.NewSnapshot(spec, g.host(), revision)
+	from := cmp.Or(g.draft, g.stored.Load(), new(vpc.Snapshot))
+	g.draft = nil
+	s := from.Next(spec, g.host(), revision)
 	g.stored.Store(s)
 	g.force.Wake()
 	return s
