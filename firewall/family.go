@@ -10,7 +10,8 @@ import (
 
 // familyState is what a Compiler keeps of one family, in parts that different changes make stale.
 type familyState struct {
-	frame    *part                  // what depends neither on groups nor, on a current kernel, on interfaces
+	frame    *part                  // what depends neither on groups nor on interfaces
+	bindings map[string]*part       // who may send what, by vSwitch ID
 	dispatch *part                  // finds the profile of an address
 	profiles []*profile             // those of which somebody has an address of the family, by name
 	policies *part                  // the chains of profiles
@@ -23,17 +24,15 @@ type familyState struct {
 // update brings one family up to date. moved says that profiles have other ids than before.
 func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 	b.links()
-	members := len(d.Interfaces) > 0
-	asRules := func(w *vpc.VSwitch) bool { return !b.bindBySet(w) }
-	frame := st.frame == nil || b.c.refit || d.Host || len(d.VPCs)+len(d.VSwitches)+len(d.PrefixLists)+len(d.NetworkACLs) > 0 ||
-		members && slices.ContainsFunc(b.switches, asRules)
+	frame := st.frame == nil || b.c.refit || d.Host || len(d.VPCs)+len(d.VSwitches)+len(d.PrefixLists)+len(d.NetworkACLs) > 0
 	if frame {
 		b.build(&st.frame, (*builder).addFrame)
 	}
+	bindings := st.updateBindings(b, d, frame)
 	profiles := b.c.profiles.of(b.f)
 	others := !slices.Equal(profiles, st.profiles)
 	st.profiles = profiles
-	dispatch := st.dispatch == nil || others || moved || members && !b.feat.MapMark
+	dispatch := st.dispatch == nil || others || moved || !b.feat.MapMark && len(d.Interfaces) > 0
 	if dispatch {
 		b.build(&st.dispatch, (*builder).groupStages)
 	}
@@ -47,7 +46,7 @@ func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 		st.policies = policiesOf(profiles, familyIndex(b.f))
 		sets = sets || before == nil || !maps.Equal(before.wanted, st.policies.wanted)
 	}
-	if frame || dispatch || policies {
+	if frame || bindings || dispatch || policies {
 		tables, err := st.assemble(b)
 		if err != nil {
 			return err
@@ -57,7 +56,37 @@ func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 	return st.updateSets(b, d, sets, moved)
 }
 
-// addFrame adds all that is not about groups.
+// updateBindings makes the chains of those vSwitches anew whose bindings are rules and differ, or all of them, and reports
+// whether there were any.
+func (st *familyState) updateBindings(b *builder, d *vpc.Delta, all bool) bool {
+	stale := map[string]bool{}
+	for _, p := range d.Interfaces {
+		if p.Old != nil && p.New != nil && p.Old.VSwitch.ID == p.New.VSwitch.ID && p.Old.SameBindings(p.New) {
+			continue
+		}
+		for _, n := range []*vpc.Interface{p.Old, p.New} {
+			if n != nil && !b.bindBySet(n.VSwitch) {
+				stale[n.VSwitch.ID] = true
+			}
+		}
+	}
+	if !all && len(stale) == 0 {
+		return false
+	}
+	next := make(map[string]*part, len(b.switches))
+	for _, w := range b.switches {
+		next[w.ID] = st.bindings[w.ID]
+		if all || stale[w.ID] || next[w.ID] == nil {
+			p := next[w.ID]
+			b.build(&p, func(b *builder) { b.spoofSwitch(w) })
+			next[w.ID] = p
+		}
+	}
+	st.bindings = next
+	return true
+}
+
+// addFrame adds all that is not about groups or bindings.
 func (b *builder) addFrame() {
 	b.spoof()
 	b.forward()
@@ -97,7 +126,8 @@ func (st *familyState) assemble(b *builder) ([]Table, error) {
 	for _, name := range tableOrder {
 		var lists [][]Chain
 		needed := map[vpc.Reason]bool{}
-		for _, p := range []*part{st.frame, st.dispatch, st.policies} {
+		parts := append(slices.Collect(maps.Values(st.bindings)), st.frame, st.dispatch, st.policies)
+		for _, p := range parts {
 			lists = append(lists, p.chains[name])
 			for r := range p.reasons[name] {
 				needed[r] = true

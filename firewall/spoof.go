@@ -20,9 +20,6 @@ func (b *builder) spoof() {
 	b.chain("raw", chainRaw, append(rules, outside...)...)
 	b.hook("raw", "PREROUTING", chainRaw)
 
-	for _, w := range b.switches {
-		b.spoofSwitch(w)
-	}
 	if len(b.switches) > 0 {
 		b.chain("raw", "GH-SU", b.unspecifiedSource()...)
 	}
@@ -30,7 +27,7 @@ func (b *builder) spoof() {
 
 func spoofChain(w *vpc.VSwitch) string { return "GH-SP-" + key(w.ID) }
 
-// spoofSwitch adds the chain that a vSwitch link's packets go through.
+// spoofSwitch adds the chains that a vSwitch link's packets go through.
 func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 	rules := []Rule{{Match: Match{GroupFrame: true}, Target: Target{Kind: Jump, Chain: "GH-SB-" + key(w.ID)}}}
 	b.chain("raw", "GH-SB-"+key(w.ID), b.groupFrame(w)...)

@@ -382,7 +382,7 @@ func (r *resolution) index() {
 	}
 	leave, enter := r.gone, r.come
 	for _, o := range r.other {
-		if !sameAddresses(o[0].InterfaceSpec, o[1].InterfaceSpec) {
+		if !o[0].SameBindings(o[1]) {
 			leave, enter = append(leave, o[0]), append(enter, o[1])
 		}
 	}
@@ -413,12 +413,6 @@ func (r *resolution) index() {
 			}
 		}
 	}
-}
-
-// sameAddresses reports whether two interfaces have the same MAC and addresses.
-func sameAddresses(a, b *InterfaceSpec) bool {
-	return a.MAC == b.MAC && a.PrivateIP == b.PrivateIP &&
-		slices.Equal(a.SecondaryPrivateIPs, b.SecondaryPrivateIPs) && slices.Equal(a.IPv6Addresses, b.IPv6Addresses)
 }
 
 // lists makes the lists by ID. Those that may be long keep the order that they had.

@@ -298,6 +298,13 @@ func (i *InterfaceSpec) Addrs(yield func(netip.Addr) bool) {
 	}
 }
 
+// SameBindings reports whether two interfaces have the same MAC and the same addresses.
+func (i *Interface) SameBindings(o *Interface) bool {
+	a, b := i.InterfaceSpec, o.InterfaceSpec
+	return a == b || a.MAC == b.MAC && a.PrivateIP == b.PrivateIP &&
+		slices.Equal(a.SecondaryPrivateIPs, b.SecondaryPrivateIPs) && slices.Equal(a.IPv6Addresses, b.IPv6Addresses)
+}
+
 // Primary returns the interface's primary address of a family; invalid when it has none.
 func (i *InterfaceSpec) Primary(f Family) netip.Addr {
 	if f == IPv4 {
