@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	"gatehouse/firewall/reconcile"
 	"gatehouse/server/api"
@@ -43,12 +42,8 @@ func (g *Gateway) Explain(ctx context.Context, r api.ExplainRequest) (*api.Expla
 			e.Notes = append(e.Notes, "the first packet passes, but the reply does not: network ACLs are stateless")
 		}
 	}
-	differ, err := g.firewall.Verify(ctx)
-	switch {
-	case err != nil:
-		e.Kernel = "it cannot be read back: " + err.Error()
-	case len(differ) > 0:
-		e.Kernel = strings.Join(differ, "; ")
+	if err := g.firewall.InForce(ctx); err != nil {
+		e.Kernel = err.Error()
 	}
 	return e, nil
 }

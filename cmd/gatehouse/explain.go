@@ -95,7 +95,7 @@ func printExplanation(w io.Writer, e *api.Explanation) error {
 		printStages(w, e.Reply)
 	}
 	if e.Kernel != "in force" {
-		fmt.Fprintf(w, "\nWARNING: the kernel does not carry these rules: %s\n", e.Kernel)
+		fmt.Fprintf(w, "\nWARNING: %s\n", e.Kernel)
 	}
 	for _, n := range e.Notes {
 		fmt.Fprintf(w, "\nnote: %s\n", n)

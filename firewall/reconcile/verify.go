@@ -34,9 +34,17 @@ func (l *Loop) Verify(ctx context.Context) (differing []string, err error) {
 	return differing, err
 }
 
-// InForce returns nil when the kernel carries exactly the ruleset that Current returns, at this moment.
+// InForce returns nil when the kernel carries exactly the ruleset that Current returns, at this moment. It reads everything
+// back only if somebody may have changed something since it was last known.
 func (l *Loop) InForce(ctx context.Context) error {
-	differing, err := l.Verify(ctx)
+	var differing []string
+	err := l.do(ctx, func(ctx context.Context) (err error) {
+		if l.force.Load() != nil && l.writer.carries != nil && l.writer.certain(ctx) {
+			return nil
+		}
+		differing, err = l.verify(ctx)
+		return err
+	})
 	if err == nil && len(differing) > 0 {
 		err = &DriftError{differing}
 	}
