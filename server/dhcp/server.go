@@ -51,6 +51,7 @@ type Server struct {
 	count  counters
 	notes  lease.Limiter
 	queues [workers]*queue
+	outbox outbox
 	enrols chan *Packet
 
 	relays atomic.Pointer[map[netip.Addr][]string] // relay -> IDs of the vSwitches that name it
@@ -76,7 +77,7 @@ func New(proto Protocol, cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(),
+		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(), outbox: newOutbox(),
 		enrols:   make(chan *Packet, enrolQueue),
 		ports:    map[int]*port.Socket{},
 		links:    map[string]*port.Reservation{},
@@ -100,6 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	running.Go(func() { s.sendRelayed(ctx) })
 	for range enrolWorkers {
 		running.Go(func() {
 			for {
@@ -344,28 +346,25 @@ func (s *Server) gone(sock *port.Socket, err error) bool {
 
 // readRelay reads what relays send until the socket is closed.
 func (s *Server) readRelay(r *port.Relay) {
-	buf := make([]byte, s.proto.MaxSize+1)
 	for {
-		n, relay, err := r.Read(buf)
-		if err != nil {
-			if port.Gone(err) {
+		err := r.Receive(func(in port.Datagram) {
+			if len((*s.relays.Load())[in.Relay]) == 0 {
+				s.count.drop(DropRelay)
 				return
 			}
-			s.log.Warn("read from relays", "error", err)
-			time.Sleep(readPause)
-			continue
+			p, d := s.proto.ReadRelayed(in.Payload, in.Relay)
+			if p == nil {
+				s.count.drop(d)
+				return
+			}
+			p.Relay = in.Relay
+			s.receive(p)
+		})
+		if port.Gone(err) {
+			return
 		}
-		if len((*s.relays.Load())[relay]) == 0 {
-			s.count.drop(DropRelay)
-			continue
-		}
-		p, d := s.proto.ReadRelayed(buf[:n], relay)
-		if p == nil {
-			s.count.drop(d)
-			continue
-		}
-		p.Relay = relay
-		s.receive(p)
+		s.log.Warn("read from relays", "error", err)
+		time.Sleep(readPause)
 	}
 }
 
@@ -528,30 +527,41 @@ func (s *Server) enrol(ctx context.Context, p *Packet) {
 
 // answer sends a reply to where the request came from.
 func (s *Server) answer(p *Packet, m Message, w *vpc.VSwitch, what Decision) {
-	mac := m.Sender(w.ID).MAC
-	var err error
-	if p.Port != nil {
-		err = p.Port.Send(what.Reply.Frame(p.Port.Port, w))
-	} else {
-		err = s.sendRelay(what.Reply.Datagram())
-	}
-	if err != nil {
-		s.log.Debug("reply not sent", "mac", mac, "vswitch", w.ID, "error", err)
+	if p.Port == nil {
+		s.outbox.put(what.Reply.Datagram())
+	} else if err := p.Port.Send(what.Reply.Frame(p.Port.Port, w)); err != nil {
+		s.log.Debug("reply not sent", "mac", m.Sender(w.ID).MAC, "vswitch", w.ID, "error", err)
 		s.count.drop(DropSend)
 		return
 	}
 	s.count.answered(what.Reply.Kind(), s.cfg.Now().Sub(p.at))
-	if what.Refused != "" && s.notes.Allow("refused"+mac.String(), s.cfg.Now()) {
+	if what.Refused == "" {
+		return
+	}
+	if mac := m.Sender(w.ID).MAC; s.notes.Allow("refused"+mac.String(), s.cfg.Now()) {
 		s.log.Info("client refused", "mac", mac, "vswitch", w.ID, "why", what.Refused)
 	}
 }
 
-func (s *Server) sendRelay(to netip.Addr, payload []byte) error {
-	s.mu.Lock()
-	relay := s.relay
-	s.mu.Unlock()
-	if relay == nil {
-		return net.ErrClosed
+// sendRelayed sends the replies to relays until ctx ends.
+func (s *Server) sendRelayed(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.outbox.filled:
+		}
+		replies := s.outbox.take()
+		s.mu.Lock()
+		relay := s.relay
+		s.mu.Unlock()
+		refused, err := len(replies), net.ErrClosed
+		if relay != nil {
+			refused, err = relay.Send(replies)
+		}
+		if refused > 0 {
+			s.log.Debug("replies to relays not sent", "replies", refused, "error", err)
+			s.count.dropped[DropSend].Add(uint64(refused))
+		}
 	}
-	return relay.Send(to, payload)
 }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -36,8 +35,10 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 
 	var sent [256]bool
 	sent[dhcpv4.OptionDHCPMessageType.Code()] = true
-	for _, o := range slices.Concat(p.Must, p.May) {
-		sent[o.Code] = true
+	for _, list := range [][]Option{p.Must, p.May} {
+		for _, o := range list {
+			sent[o.Code] = true
+		}
 	}
 	list := r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()]
 	if len(list) == 0 {

@@ -45,6 +45,7 @@ func newReply(r *Request, kind dhcpv4.MessageType, server netip.Addr) *Reply {
 	p := &Reply{
 		Type: kind, XID: r.Msg.TransactionID, MAC: r.MAC, Broadcast: r.Broadcast, Relay: r.Relay, request: r,
 		RelayInfo: r.Msg.Options[dhcpv4.OptionRelayAgentInformation.Code()], MaxSize: r.MaxSize,
+		Must: make([]Option, 0, 10), May: make([]Option, 0, 6), // as many as most have
 	}
 	p.must(dhcpv4.OptionServerIdentifier, server.AsSlice())
 	if len(r.ClientID) > 0 {
@@ -67,7 +68,7 @@ func (p *Reply) may(code dhcpv4.OptionCode, data []byte) {
 // asked for while there is room for it: in the options field, else in file and sname if nothing else stands there
 // (option 52, RFC 2131 section 4.1). What fits nowhere is left out.
 func (p *Reply) Encode() []byte {
-	b := make([]byte, headerSize, max(minMessage, p.MaxSize)+len(p.RelayInfo)+8)
+	b := make([]byte, headerSize, minMessage+len(p.RelayInfo)+64) // most are no longer
 	b[0], b[1], b[2] = byte(dhcpv4.OpcodeBootReply), byte(iana.HWTypeEthernet), byte(len(p.MAC))
 	copy(b[4:8], p.XID[:])
 	if p.Broadcast {

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
@@ -125,20 +126,19 @@ func (e *Engine) settle(batch []change, leases []vpc.Lease, err error) {
 
 // note logs what a person wants to know of a lease that has been written; e.mu is held.
 func (e *Engine) note(l vpc.Lease, now time.Time) {
-	who := []any{"ip", l.Address, "mac", l.MAC, "interface", l.Interface, "vswitch", l.VSwitch}
 	old, ok := e.table[l.Address]
 	switch renewed := ok && stateAt(old, now) == vpc.LeaseBound && old.MAC == l.MAC; {
 	case l.State == vpc.LeaseDeclined:
-		e.log.Warn("lease declined: the client found its address in use", append(who, "quarantined until", l.Expires)...)
+		e.say(slog.LevelWarn, "lease declined: the client found its address in use", l)
 	case l.State == vpc.LeaseReleased:
-		e.log.Info("lease released", who...)
+		e.say(slog.LevelInfo, "lease released", l)
 	case renewed:
-		e.log.Debug("lease renewed", append(who, "expires", l.Expires)...)
+		e.say(slog.LevelDebug, "lease renewed", l)
 	default:
-		e.log.Info("lease bound", append(who, "expires", l.Expires)...)
+		e.say(slog.LevelInfo, "lease bound", l)
 	}
-	k := cloneKey(l)
-	if k == "" {
+	k := identityOf(l)
+	if k == (identity{}) {
 		return
 	}
 	if l.State != vpc.LeaseBound {
@@ -146,11 +146,23 @@ func (e *Engine) note(l vpc.Lease, now time.Time) {
 		return
 	}
 	if other, ok := e.clients[k]; ok && other != l.Address {
-		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.Allow("clone"+k, now) {
-			e.log.Warn("two MACs use one client identifier: a machine cloned with its identity", append(who, "other", o.MAC)...)
+		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.Allow("clone"+k.vswitch+k.id, now) {
+			e.say(slog.LevelWarn, "two MACs use one client identifier: a machine cloned with its identity", l, slog.Any("other", o.MAC))
 		}
 	}
 	e.clients[k] = l.Address
+}
+
+// say logs a line about a lease. It is on the path of every acknowledgement, so it costs nothing where nobody listens.
+func (e *Engine) say(level slog.Level, what string, l vpc.Lease, more ...slog.Attr) {
+	ctx := context.Background()
+	if !e.log.Enabled(ctx, level) {
+		return
+	}
+	e.log.LogAttrs(ctx, level, what, append([]slog.Attr{
+		slog.Any("ip", l.Address), slog.Any("mac", l.MAC), slog.String("interface", l.Interface), slog.String("vswitch", l.VSwitch),
+		slog.Time("expires", l.Expires),
+	}, more...)...)
 }
 
 // sweep forgets leases whose address no longer belongs to their interface, once they have run out, and offers that
@@ -186,7 +198,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range gone {
-		if k := cloneKey(e.table[a]); e.clients[k] == a {
+		if k := identityOf(e.table[a]); e.clients[k] == a {
 			delete(e.clients, k)
 		}
 		delete(e.table, a)

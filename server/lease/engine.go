@@ -88,7 +88,7 @@ type Engine struct {
 	table   map[netip.Addr]vpc.Lease // what the store has
 	pending map[netip.Addr]change    // the latest change of an address that waits to be written
 	offers  map[netip.Addr]vpc.Lease
-	clients map[string]netip.Addr // client ID or DUID with its vSwitch -> who had it last, to name clones
+	clients map[identity]netip.Addr // who had it last, to name clones: machines cloned with their identity
 	queue   []change
 	seq     uint64
 	full    map[string]bool // vSwitches whose pool was reported as nearly used up
@@ -130,13 +130,13 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 		table:     make(map[netip.Addr]vpc.Lease, len(leases)),
 		pending:   map[netip.Addr]change{},
 		offers:    map[netip.Addr]vpc.Lease{},
-		clients:   map[string]netip.Addr{},
+		clients:   map[identity]netip.Addr{},
 		full:      map[string]bool{},
 		enrolling: map[vpc.MAC]*enrolment{},
 	}
 	for _, l := range leases {
 		e.table[l.Address] = l
-		if k := cloneKey(l); k != "" && l.State == vpc.LeaseBound {
+		if k := identityOf(l); k != (identity{}) && l.State == vpc.LeaseBound {
 			e.clients[k] = l.Address
 		}
 	}
@@ -370,15 +370,22 @@ func stateAt(l vpc.Lease, now time.Time) vpc.LeaseState {
 
 func quarantined(l vpc.Lease, now time.Time) bool { return stateAt(l, now) == vpc.LeaseDeclined }
 
-// cloneKey tells two clients with one client ID on a vSwitch: machines cloned with their identity.
-func cloneKey(l vpc.Lease) string {
+// identity is how a client names itself on a vSwitch, whatever its MAC.
+type identity struct {
+	vswitch string
+	family  vpc.Family
+	id      string // client ID or DUID
+}
+
+// identityOf returns whose lease it is; the zero identity when the client did not say.
+func identityOf(l vpc.Lease) identity {
 	switch {
 	case l.ClientID != "":
-		return l.VSwitch + " 4 " + l.ClientID
+		return identity{l.VSwitch, vpc.IPv4, l.ClientID}
 	case l.DUID != "":
-		return l.VSwitch + " 6 " + l.DUID
+		return identity{l.VSwitch, vpc.IPv6, l.DUID}
 	}
-	return ""
+	return identity{}
 }
 
 // Leases lists the leases for display, by address: one per address, in the state that it has now. A lease whose address

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"syscall"
 
 	"golang.org/x/net/bpf"
@@ -58,46 +57,6 @@ func (r *Reservation) Share() error {
 
 // Close gives the port back.
 func (r *Reservation) Close() error { return r.conn.Close() }
-
-// Relay talks to DHCP relays, wherever they are.
-type Relay struct {
-	number int
-	conn   *net.UDPConn
-	raw    syscall.RawConn
-}
-
-// OpenRelay opens a UDP port ("udp4" or "udp6") of this host on every link.
-func OpenRelay(network string, number int) (*Relay, error) {
-	conn, err := listenUDP(network, number, func(fd int) error {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) // works with less too
-		return shareAddress(fd)
-	})
-	if err != nil {
-		return nil, portError(number, "for relays", err)
-	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, errors.Join(portError(number, "for relays", err), conn.Close())
-	}
-	return &Relay{number, conn, raw}, nil
-}
-
-// Read waits for a datagram and says who sent it.
-func (r *Relay) Read(b []byte) (int, netip.Addr, error) {
-	n, from, err := r.conn.ReadFromUDPAddrPort(b)
-	return n, from.Addr().Unmap().WithZone(""), err
-}
-
-// Send writes a datagram to a relay's port, which has our number, at once or not at all.
-func (r *Relay) Send(to netip.Addr, payload []byte) error {
-	if to.Is4() {
-		return SendNow(r.raw, payload, &unix.SockaddrInet4{Port: r.number, Addr: to.As4()})
-	}
-	return SendNow(r.raw, payload, &unix.SockaddrInet6{Port: r.number, Addr: to.As16()})
-}
-
-// Close ends reading.
-func (r *Relay) Close() error { return r.conn.Close() }
 
 func listenUDP(network string, number int, prepare func(fd int) error) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return onFD(c, prepare) }}
