@@ -163,7 +163,7 @@ func TestAGuestDoesNotBecomeItsNeighbourWhichIsAway(t *testing.T) {
 			g.bothPing(victim)
 			g.sh("ip link set tap2 down")
 			g.eventually(g.told("tap2", false))
-			g.refused(attacker, nic(2), f, "", why)
+			g.refused(attacker, nic(2), f, "tap2", why)
 			g.sh("ip link set tap2 up")
 			g.bothPing(victim)
 			g.unplug("tap2")
@@ -186,6 +186,26 @@ func TestAPortHasItsMACsBackWithoutAWord(t *testing.T) {
 	run(t, g.ctx, one, "ip link set eth0 arp off") // nothing asks
 	g.carrier(one, "tap1", true)
 	g.held(nic(1), "tap1")
+}
+
+func TestAPortThatIsPluggedInAnewIsAnyGuests(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	g.apply(network(2, nil))
+	s := g.guest("web-1", "eth5", "gh-web", nic(1))
+	g.bothPing(s)
+	g.carrier(s, "eth5", false) // another machine on the same cable
+	run(t, g.ctx, s, "ip link set eth0 address %s\nip addr flush dev eth0", nic(2).MAC)
+	g.carrier(s, "eth5", true)
+	g.configure(s, nic(2))
+	for _, f := range vpc.Families() {
+		g.refused(s, nic(2), f, "", "but is the port of research/web-1")
+	}
+	g.sh("ip link set eth5 nomaster")
+	g.eventually(g.told("eth5", false))
+	g.sh("ip link set eth5 master gh-web")
+	g.bothPing(s)
+	g.held(nic(2), "eth5")
 }
 
 func TestAMachineThatStartsAgainIsFollowedToItsNewPort(t *testing.T) {

@@ -67,9 +67,9 @@ const (
 	comeback = 10 * time.Minute
 )
 
-// held says where a MAC is: at a port, by a static sticky entry of the bridge's forwarding table. The entry stays while the
-// port has no carrier, which a guest can bring about by itself. Of a registered MAC whose entry is gone, because the port
-// was deleted, unplugged or set down, the port's name is remembered, with index 0.
+// held says where a MAC is: at a port, by a static sticky entry of the bridge's forwarding table. The entry of a registered
+// MAC stays while the port is down, which a guest can bring about by itself. When it is gone with its port, deleted or taken
+// out of the bridge, the port's name is remembered, with index 0.
 type held struct {
 	port  Port
 	since time.Time // first seen at that port

@@ -198,7 +198,11 @@ func TestWhereAMACWasIsRememberedAsLongAsItIsRegistered(t *testing.T) {
 		entry   bool // the forwarding table still has it
 	}{
 		{"no carrier", func(_ *model, p *link) { p.carrier = false }, true},
-		{"set down", func(_ *model, p *link) { p.up, p.carrier = false, false }, false},
+		{"set down", func(_ *model, p *link) { p.up, p.carrier = false, false }, true},
+		{"taken out of the bridge", func(m *model, p *link) {
+			p.master, p.port, p.fdb = 0, nil, nil
+			m.st.links["gh-web"].ports = nil
+		}, false},
 		{"deleted", func(m *model, p *link) {
 			delete(m.st.links, p.name)
 			m.st.links["gh-web"].ports = nil

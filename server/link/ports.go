@@ -49,8 +49,8 @@ func (d *differ) ports(w *wantLink, l *link, u *linkUndo) {
 }
 
 // fdb keeps, frees and gives MACs: first what is held already, then pinned interfaces and what a port has learned
-// before it was locked. What a port holds that has lost its carrier it has again as soon as it is up: the forwarding table
-// remembers it, also when gatehouse is started anew.
+// before it was locked. What a port holds that goes down it has again as soon as it is up: the forwarding table remembers it
+// while the port is in the bridge, also when gatehouse is started anew.
 func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 	h := d.out.holds
 	for _, p := range ports {
@@ -64,7 +64,7 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 				at.since, at.home = known.since, known.home
 			}
 			stale := d.p.macs[e.mac] == nil && (!p.running() || d.now.Sub(at.since) > unregisteredTTL)
-			if !p.up || stale || d.p.mayHold(port, e.mac) != nil {
+			if stale || d.p.mayHold(port, e.mac) != nil {
 				d.step(func(k driver) error { return k.deleteFDB(p.index, e.mac, e.vlan) }, "%s: free %s", p.name, e.mac)
 				continue
 			}
