@@ -190,8 +190,8 @@ func (s *Server) listen(snap *vpc.Snapshot) {
 	problems := map[string]error{}
 	for name, l := range s.links {
 		// A link that was made anew has another index, and the old socket hears nothing of it.
-		ifi, err := net.InterfaceByName(name)
-		if want[name] && err == nil && ifi.Index == l.Index {
+		index, err := port.Index(name)
+		if want[name] && err == nil && index == l.Index {
 			continue
 		}
 		if err := l.Close(); err != nil {
