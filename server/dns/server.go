@@ -2,6 +2,7 @@ package dns
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -186,10 +187,13 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}}
 	inUse := map[netip.AddrPort]bool{}
 	var guarded []netip.Prefix
+	affected := affectedViews(cmp.Or(old.snapshot, new(vpc.Snapshot)), snapshot)
 	for _, v := range snapshot.VPCs {
 		view := old.views[v.ID]
-		if view == nil || !sameView(view, old.snapshot, snapshot, v) {
+		if view == nil || affected[v.ID] || !slices.Equal(view.vpc.Zones, v.Zones) || !slices.Equal(view.vpc.Forwarders, v.Forwarders) {
 			view = BuildView(snapshot, v)
+		} else {
+			view = view.follow(v)
 		}
 		st.views[v.ID] = view
 		for _, f := range view.forwarders {
@@ -213,11 +217,65 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	s.poke()
 }
 
-// sameView reports whether nothing that v's view is made of differs between two snapshots. Specs are never changed in
-// place, so the same pointer is the same content.
-func sameView(view *View, old, snapshot *vpc.Snapshot, v *vpc.VPC) bool {
-	return view.vpc.VPCSpec == v.VPCSpec && view.vpc.Domain == v.Domain && slices.Equal(view.vpc.Zones, v.Zones) &&
-		(len(v.Forwarders) == 0 || old == snapshot) // which servers are our own depends on all VPCs
+// affectedViews returns the IDs of the VPCs whose views may be other than they were. Most changes are none of DNS's: of an
+// instance counts what Names has, and of its interfaces nothing else.
+func affectedViews(old, snapshot *vpc.Snapshot) map[string]bool {
+	d := vpc.Compare(old, snapshot)
+	ids := map[string]bool{}
+	for _, p := range d.VPCs {
+		if p.New != nil {
+			ids[p.New.ID] = true
+		}
+	}
+	if len(d.VSwitches) > 0 || len(d.VPCs) > 0 { // which servers are our own depends on all VPCs
+		for _, v := range snapshot.VPCs {
+			ids[v.ID] = ids[v.ID] || len(v.Forwarders) > 0
+		}
+	}
+	for _, p := range d.VSwitches {
+		for _, w := range []*vpc.VSwitch{p.Old, p.New} {
+			if w != nil {
+				ids[w.VPC.ID] = true
+			}
+		}
+	}
+	for _, p := range d.Instances {
+		switch {
+		case p.Old == nil:
+			ids[p.New.VPC.ID] = true
+		case p.New == nil:
+			ids[p.Old.VPC.ID] = true
+		case namesOf(p.Old) != namesOf(p.New):
+			ids[p.New.VPC.ID] = true
+		}
+	}
+	return ids
+}
+
+// instanceNames is what the names of an instance are made of.
+type instanceNames struct {
+	id, name string
+	enrolled bool
+	switches vpc.PrivateDNSSpec
+	v4, v6   netip.Addr // the primary addresses of its primary interface
+}
+
+func namesOf(i *vpc.Instance) instanceNames {
+	n := instanceNames{id: i.ID, name: i.Name, enrolled: i.Enrolled, switches: i.PrivateDNS}
+	if len(i.Interfaces) > 0 {
+		n.v4, n.v6 = i.Interfaces[0].Primary(vpc.IPv4), i.Interfaces[0].Primary(vpc.IPv6)
+	}
+	return n
+}
+
+// follow returns the view for a VPC in which nothing has changed that it is made of.
+func (v *View) follow(now *vpc.VPC) *View {
+	if v.vpc == now {
+		return v
+	}
+	next := *v
+	next.vpc = now
+	return &next
 }
 
 // View returns the view of a VPC by ID; nil if there is none.

@@ -448,8 +448,12 @@ func (b *viewBuilder) addEmptyNonTerminals() {
 			missing[n] = x.zone
 		}
 	}
+	empty := map[*zone]*node{} // one stands for all of a zone: an address of IPv6 alone has a dozen
 	for n, z := range missing {
-		b.view.names[n] = &node{zone: z}
+		if empty[z] == nil {
+			empty[z] = &node{zone: z}
+		}
+		b.view.names[n] = empty[z]
 	}
 }
 
