@@ -243,6 +243,20 @@ func (g *gateway) holder(mac vpc.MAC) string {
 	return ""
 }
 
+// settled waits until the kernel has done what follows from links coming up.
+func (g *gateway) settled() {
+	g.t.Helper()
+	g.eventually(func() error {
+		if out := g.sh("ip -6 addr show up tentative"); out != "" {
+			return fmt.Errorf("tentative: %s", out)
+		}
+		if out := g.sh("ip link show | grep 'NO-CARRIER.*LOWER_UP' || true"); out != "" {
+			return fmt.Errorf("not yet up: %s", out)
+		}
+		return nil
+	})
+}
+
 // picture is what `ip` and /proc/sys show of the host, with what changes by itself left out.
 func (g *gateway) picture() string {
 	g.t.Helper()

@@ -113,12 +113,7 @@ func TestAnAdoptedBridgeIsGivenBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGateway(t)
 			g.sh("%s\n%s", adopted, c.extra)
-			g.eventually(func() error { // the kernel's own addresses are there after a moment
-				if out := g.sh("ip -6 addr show tentative"); out != "" {
-					return errors.New(out)
-				}
-				return nil
-			})
+			g.settled()
 			before := g.picture()
 			g.start()
 			g.apply(network(2, func(v *vpc.VPCSpec) { v.VSwitches[0].Attach.Bridge = "br0" }))
@@ -176,6 +171,7 @@ func TestWhatIsSomebodyElsesIsRefusedAndUntouched(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGateway(t)
 			g.sh("%s", c.host)
+			g.settled()
 			before := g.objects()
 			snap := network(1, func(v *vpc.VPCSpec) {
 				v.VSwitches[0].Attach = c.attach
