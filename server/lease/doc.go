@@ -5,6 +5,6 @@
 // released, declined. Only an enrolment makes an interface from a request, and it is the Enroller that makes it.
 //
 // Offers are held in memory for seconds. A binding is durable before the client hears of it: Commit queues it, Run writes
-// whatever has been queued meanwhile in one transaction, and only then calls back. There is no timer in between: an idle
-// engine writes at once, a busy one gathers while the previous write is under way.
+// whatever has been queued meanwhile in one transaction, and only then calls back. An idle engine writes at once, a busy one
+// gathers while the previous write is under way, and for two milliseconds at least.
 package lease

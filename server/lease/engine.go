@@ -84,6 +84,10 @@ type Engine struct {
 	turn chan struct{} // one slot: full while a batch is written and taken over into table
 	wake chan struct{} // one slot: something is queued
 
+	// Whoever has the turn:
+	began time.Time // when the last write began
+	busy  bool      // it was more than one lease
+
 	mu      sync.Mutex
 	table   map[netip.Addr]vpc.Lease // what the store has
 	pending map[netip.Addr]change    // the latest change of an address that waits to be written
