@@ -15,7 +15,7 @@ import (
 // keep plain numbers, and nothing but this file knows of Prometheus.
 func (g *Gateway) metrics() http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{g})
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{g}, nameCollector{g.dns})
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 

@@ -173,7 +173,7 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	g.ra = ra.New(ra.Config{Logger: log})
 	g.dns, err = dns.New(dns.Config{
 		Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
-		Version: "gatehouse " + version, Logger: log,
+		TSIGKeys: tsigKeysOf(c), Updater: g, Version: "gatehouse " + version, Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -399,6 +399,7 @@ func (g *Gateway) reloadConfig(load func() (*configs.Config, error), level *slog
 	g.dns.SetCacheSize(c.DNS.CacheSize)
 	g.dns.SetRateLimit(c.DNS.RateLimit)
 	g.dns.SetQueryLog(c.DNS.QueryLog)
+	g.dns.SetTSIGKeys(tsigKeysOf(c))
 	g.change.Lock()
 	g.config.Store(c)
 	g.reload()

@@ -48,7 +48,7 @@ private DNS, and isolation by security groups and network ACLs.
 	root.AddCommand(
 		a.initCommand(), a.serveCommand(), a.applyCommand(), a.planCommand(), a.confirmCommand(), a.rollbackCommand(), a.exportCommand(),
 		a.getCommand(), a.describeCommand(), a.createCommand(), a.setCommand(), a.deleteCommand(),
-		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.eventsCommand(), a.flowsCommand(), a.backupCommand(),
+		a.explainCommand(), a.testCommand(), a.firewallCommand(), a.dnsCommand(), a.eventsCommand(), a.flowsCommand(), a.backupCommand(),
 		a.restoreCommand(), a.statusCommand(), a.doctorCommand(), a.teardownCommand(), a.configCommand(), a.demoCommand(), a.versionCommand(), a.docsCommand(),
 	)
 	return root

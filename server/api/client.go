@@ -121,6 +121,19 @@ func (c *Client) Explain(ctx context.Context, r ExplainRequest) (*Explanation, e
 	return &out, c.Do(ctx, http.MethodPost, "/v1/explain", nil, r, &out)
 }
 
+// DNSQuery asks what an instance of a VPC is answered to a question.
+func (c *Client) DNSQuery(ctx context.Context, vpcName, name, typ string) (*DNSAnswer, error) {
+	var out DNSAnswer
+	return &out, c.Do(ctx, http.MethodGet, "/v1/dns/query", url.Values{"vpc": {vpcName}, "name": {name}, "type": {typ}}, nil, &out)
+}
+
+// DNSFlush forgets what upstreams said about a name and everything below it; an empty name means all.
+func (c *Client) DNSFlush(ctx context.Context, name string) (int, error) {
+	var out Flushed
+	err := c.Do(ctx, http.MethodPost, "/v1/dns/flush", url.Values{"name": {name}}, nil, &out)
+	return out.Flushed, err
+}
+
 // Test evaluates the assertions of manifests against what is in force.
 func (c *Client) Test(ctx context.Context, files []File) ([]TestResult, error) {
 	var out []TestResult

@@ -31,6 +31,8 @@ type Backend interface {
 	Delete(ctx context.Context, r DeleteRequest) (*ApplyResult, error)
 	Describe(ctx context.Context, kind vpc.Kind, vpcName, name string) (*Description, error)
 	Explain(ctx context.Context, r ExplainRequest) (*Explanation, error)
+	DNSQuery(ctx context.Context, vpcName, name, typ string) (*DNSAnswer, error)
+	DNSFlush(ctx context.Context, name string) (int, error)
 	Test(ctx context.Context, files []File) ([]TestResult, error)
 	Status(ctx context.Context) (*Status, error)
 	Doctor(ctx context.Context) ([]Finding, error)
@@ -90,6 +92,18 @@ func NewHandler(b Backend, metrics http.Handler) http.Handler {
 			return nil, err
 		}
 		return b.Explain(r.Context(), req)
+	}))
+	mux.HandleFunc("GET /v1/dns/query", answer(func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		typ := q.Get("type")
+		if typ == "" {
+			typ = "A"
+		}
+		return b.DNSQuery(r.Context(), q.Get("vpc"), q.Get("name"), typ)
+	}))
+	mux.HandleFunc("POST /v1/dns/flush", answer(func(r *http.Request) (any, error) {
+		n, err := b.DNSFlush(r.Context(), r.URL.Query().Get("name"))
+		return Flushed{n}, err
 	}))
 	mux.HandleFunc("POST /v1/test", answer(func(r *http.Request) (any, error) {
 		var files []File

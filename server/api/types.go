@@ -77,6 +77,22 @@ type ExplainStage struct {
 	Nearest string `json:"nearest,omitempty"`
 }
 
+// DNSAnswer is what an instance of a VPC is answered to a question, and why.
+type DNSAnswer struct {
+	VPC      string   `json:"vpc"`
+	Name     string   `json:"name"`
+	Type     string   `json:"type"`
+	Rcode    string   `json:"rcode"`
+	Answer   []string `json:"answer"` // records in presentation form
+	Source   string   `json:"source"` // whose records these are: "instance NAME", "zone NAME", "upstream ADDRESS" …
+	Revision uint64   `json:"revision"`
+}
+
+// Flushed says how many answers of upstreams were forgotten.
+type Flushed struct {
+	Flushed int `json:"flushed"`
+}
+
 // Problem is one thing that keeps the gateway from working, and the remedy.
 type Problem struct {
 	Code    string `json:"code"`

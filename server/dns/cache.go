@@ -131,6 +131,19 @@ func (c *cache) flush() {
 	c.bytes = 0
 }
 
+// flushWithin forgets a name and everything below it, and returns how many entries that were.
+func (c *cache) flushWithin(n name) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := len(c.entries)
+	for key, el := range c.entries {
+		if key.name.within(n) {
+			c.remove(el)
+		}
+	}
+	return before - len(c.entries)
+}
+
 // resize changes how many entries there may be.
 func (c *cache) resize(maxEntries int) {
 	c.mu.Lock()

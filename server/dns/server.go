@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -449,6 +451,32 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 		s.answered(d.view, d.query, src, out)
 		send(reply)
 	}()
+}
+
+// Flush forgets what upstreams said about a name and everything below it, about all names when it is empty, and returns
+// how many answers that were.
+func (s *Server) Flush(name string) (int, error) {
+	if name == "" {
+		name = "."
+	}
+	n, err := parseName(name)
+	if err != nil {
+		return 0, err
+	}
+	return s.resolver.cache.flushWithin(n), nil
+}
+
+// ParseType reads the type of a question: a mnemonic in any case, or TYPE and its number (RFC 3597 section 5).
+func ParseType(s string) (uint16, error) {
+	typ, ok := miekg.StringToType[strings.ToUpper(s)]
+	if number, generic := strings.CutPrefix(strings.ToUpper(s), "TYPE"); !ok && generic {
+		n, err := strconv.ParseUint(number, 10, 16)
+		typ, ok = uint16(n), err == nil
+	}
+	if !ok {
+		return 0, fmt.Errorf("%q is not a type of records", s)
+	}
+	return typ, nil
 }
 
 // Explanation is what a client of a VPC would be answered, and why.
