@@ -122,7 +122,7 @@ func (h *holds) up(port Port) bool {
 
 // guest says who is behind a port and keeps a MAC from it; "" if nobody does.
 func (h *holds) guest(p *plan, port Port, mac vpc.MAC) string {
-	reg := p.macs[mac]
+	reg := p.registered(mac)
 	if reg != nil && reg.Port == port.Name {
 		return ""
 	}
@@ -132,7 +132,7 @@ func (h *holds) guest(p *plan, port Port, mac vpc.MAC) string {
 			continue
 		}
 		name := other.String()
-		switch o := p.macs[other]; {
+		switch o := p.registered(other); {
 		case o == nil && reg != nil: // what is nobody's keeps nobody out who is declared
 			continue
 		case o != nil && reg != nil && o.Instance == reg.Instance:
@@ -162,7 +162,7 @@ func (h *holds) grant(port Port, mac vpc.MAC, now time.Time) {
 
 // mayHold checks a claim against what is registered.
 func (p *plan) mayHold(port Port, mac vpc.MAC) error {
-	reg := p.macs[mac]
+	reg := p.registered(mac)
 	switch {
 	case reg == nil:
 		return nil

@@ -47,6 +47,7 @@ type Manager struct {
 
 	mu       sync.Mutex // held while the kernel is compared and changed
 	plan     *plan      // nil before the first Apply: nothing is touched
+	settled  map[string]int // indexes of the links that are up, by name, when the last comparison left nothing to do; else nil
 	undo     *undo
 	saved    []byte // the undo as the journal has it
 	holds    *holds
@@ -123,10 +124,18 @@ func (m *Manager) Close() { m.k.close() }
 // alone, the others are served; all problems are in the error (RefusedError among them). A plain interface that is not
 // there yet is a finding, and is taken when it comes.
 func (m *Manager) Apply(ctx context.Context, s *vpc.Snapshot) error {
-	p := newPlan(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.plan = p
+	if m.plan != nil && m.settled != nil {
+		if f := m.plan.follow(s); f != nil && f.mayFollow(m.holds) {
+			m.plan = f.to
+			if err := m.k.in(func() error { return m.follow(f) }); err == nil {
+				return nil
+			}
+			m.opt.Logger.Debug("neighbours alone cannot be changed: everything is compared", "revision", s.Revision)
+		}
+	}
+	m.plan = newPlan(s)
 	return m.sync(ctx)
 }
 
@@ -296,7 +305,7 @@ func (m *Manager) seen(p Port, mac vpc.MAC) {
 		m.mu.Unlock()
 		return
 	}
-	registered := m.plan.macs[mac] != nil
+	registered := m.plan.registered(mac) != nil
 	at, taken := m.holds.at[mac]
 	var err error
 	switch {
@@ -404,7 +413,7 @@ func (m *Manager) Findings() []Finding {
 	defer m.mu.Unlock()
 	fs := slices.Clone(m.findings)
 	for _, mac := range sortedMACs(m.claims) {
-		c, i := m.claims[mac], m.plan.macs[mac]
+		c, i := m.claims[mac], m.plan.registered(mac)
 		if i != nil && m.opt.Now().Sub(c.last) < claimInterval {
 			fs = append(fs, claimFinding(i, c.port, c.err))
 		}
@@ -420,6 +429,7 @@ func (m *Manager) sync(ctx context.Context) error {
 	if m.plan == nil {
 		return nil
 	}
+	m.settled = nil
 	return m.k.in(func() error {
 		var problems []error
 		for range maxPasses {
@@ -437,6 +447,9 @@ func (m *Manager) sync(ctx context.Context) error {
 			wake(m.newPorts)
 			// A port that came to a link which we did not listen to yet is in the next reading only.
 			if len(out.steps) == 0 && old != nil && maps.Equal(old.links, i.links) {
+				if len(problems) == 0 {
+					m.settled = settled(m.plan, out.undo, st)
+				}
 				return errors.Join(problems...)
 			}
 			if err := m.act(ctx, out.steps); err != nil {

@@ -4,32 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-
-	"gatehouse/vpc"
 )
 
 // interest says which of the kernel's messages can mean that something has to be done. It is immutable.
 type interest struct {
-	names  map[string]bool        // of links that are wanted or managed
-	links  map[int]bool           // indexes of those that are there
-	ports  map[int]bool           // indexes of their ports
-	neighs map[netip.Addr]vpc.MAC // permanent neighbours
+	plan  *plan           // knows the permanent neighbours
+	names map[string]bool // of links that are wanted or managed
+	links map[int]bool    // indexes of those that are there
+	ports map[int]bool    // indexes of their ports
 }
 
 func newInterest(p *plan, u *undo, st *state) *interest {
-	i := &interest{names: map[string]bool{}, links: map[int]bool{}, ports: map[int]bool{}, neighs: map[netip.Addr]vpc.MAC{}}
+	i := &interest{plan: p, names: map[string]bool{}, links: map[int]bool{}, ports: map[int]bool{}}
 	for _, w := range p.links {
 		i.names[w.name] = true
-		for a, mac := range w.neighs {
-			i.neighs[a] = mac
-		}
 	}
 	for name := range u.Links {
 		i.names[name] = true
@@ -63,10 +57,14 @@ func (i *interest) concerns(m syscall.NetlinkMessage) bool {
 			return true
 		case n.family == unix.AF_BRIDGE: // a MAC has lost its port
 			return m.Header.Type == unix.RTM_DELNEIGH && i.links[n.master] && n.fdbKind() == fdbStatic
-		case !i.links[n.index] || i.neighs[n.addr].IsZero():
+		case !i.links[n.index]:
 			return false
 		}
-		return m.Header.Type == unix.RTM_DELNEIGH || n.state&netlink.NUD_PERMANENT == 0 || n.mac != i.neighs[n.addr]
+		mac := i.plan.neighbour(n.addr)
+		if mac.IsZero() {
+			return false
+		}
+		return m.Header.Type == unix.RTM_DELNEIGH || n.state&netlink.NUD_PERMANENT == 0 || n.mac != mac
 	}
 	return false
 }

@@ -14,12 +14,12 @@ import (
 
 // plan is what the kernel shall have for a snapshot.
 type plan struct {
-	links   []*wantLink                // by name
-	ranges  []wantRange                // of every VPC, by prefix
-	macs    map[vpc.MAC]*vpc.Interface // every registered MAC
-	uplinks map[string]bool            // names
-	neighs  map[vpc.Family]int         // permanent neighbours, for the size of the kernel's tables
-	refused []error                    // what contradicts itself
+	snapshot *vpc.Snapshot
+	links    []*wantLink        // by name
+	ranges   []wantRange        // of every VPC, by prefix
+	uplinks  map[string]bool    // names
+	neighs   map[vpc.Family]int // permanent neighbours, for the size of the kernel's tables
+	refused  []error            // what contradicts itself
 }
 
 // wantLink is the link of one vSwitch.
@@ -48,8 +48,9 @@ type sysctl struct {
 
 // newPlan computes what a snapshot wants; nil wants nothing.
 func newPlan(s *vpc.Snapshot) *plan {
-	p := &plan{macs: map[vpc.MAC]*vpc.Interface{}, uplinks: map[string]bool{}, neighs: map[vpc.Family]int{}}
+	p := &plan{snapshot: s, uplinks: map[string]bool{}, neighs: map[vpc.Family]int{}}
 	if s == nil {
+		p.snapshot = new(vpc.Snapshot)
 		return p
 	}
 	for _, u := range s.Host.Uplinks {
@@ -80,12 +81,30 @@ func newPlan(s *vpc.Snapshot) *plan {
 		for a := range w.neighs {
 			p.neighs[vpc.FamilyOf(a)]++
 		}
-		for _, i := range sw.Interfaces {
-			p.macs[i.MAC] = i
-		}
 	}
 	slices.SortFunc(p.links, func(a, b *wantLink) int { return cmp.Compare(a.name, b.name) })
 	return p
+}
+
+// registered returns the interface that has the MAC on one of the links; nil if there is none.
+func (p *plan) registered(mac vpc.MAC) *vpc.Interface { return p.onLink(p.snapshot.InterfaceByMAC(mac)) }
+
+// neighbour returns the MAC of who has the address on one of the links; zero if nobody has.
+func (p *plan) neighbour(a netip.Addr) vpc.MAC {
+	if i := p.onLink(p.snapshot.InterfaceByAddr(a)); i != nil {
+		return i.MAC
+	}
+	return vpc.MAC{}
+}
+
+func (p *plan) onLink(i *vpc.Interface) *vpc.Interface {
+	if i == nil {
+		return nil
+	}
+	if w := p.link(i.VSwitch.LinkName()); w == nil || w.sw.ID != i.VSwitch.ID {
+		return nil
+	}
+	return i
 }
 
 func newWantLink(sw *vpc.VSwitch) *wantLink {
@@ -153,9 +172,12 @@ func hostSysctls() []sysctl {
 }
 
 // neighbourLimits are the sizes of the kernel's neighbour tables that n permanent entries need, garbage collection never
-// to touch the guests': gc_thresh1 to gc_thresh3.
+// to touch the guests': gc_thresh1 to gc_thresh3. They grow in large steps.
 func neighbourLimits(n int) [3]int {
-	base := max(4096, 2*n)
+	base := 4096
+	for base < 2*n {
+		base *= 2
+	}
 	return [3]int{base / 2, base, 2 * base}
 }
 

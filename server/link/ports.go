@@ -63,7 +63,7 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 			if known, ok := d.held[e.mac]; ok && known.port.Index == p.index {
 				at.since, at.home = known.since, known.home
 			}
-			stale := d.p.macs[e.mac] == nil && (!p.running() || d.now.Sub(at.since) > unregisteredTTL)
+			stale := d.p.registered(e.mac) == nil && (!p.running() || d.now.Sub(at.since) > unregisteredTTL)
 			if stale || d.p.mayHold(port, e.mac) != nil {
 				d.step(func(k driver) error { return k.deleteFDB(p.index, e.mac, e.vlan) }, "%s: free %s", p.name, e.mac)
 				continue
@@ -105,7 +105,7 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 		for _, e := range p.fdb {
 			if e.kind == fdbLearned {
 				learned = true
-				if d.p.macs[e.mac] != nil {
+				if d.p.registered(e.mac) != nil {
 					give(p, e.mac)
 				}
 			}
@@ -120,7 +120,7 @@ func (d *differ) fdb(w *wantLink, ports []*link, u *linkUndo) {
 func remembered(p *plan, known map[vpc.MAC]held) map[vpc.MAC]held {
 	at := map[vpc.MAC]held{}
 	for mac, was := range known {
-		if p.macs[mac] != nil {
+		if p.registered(mac) != nil {
 			at[mac] = held{Port{Name: was.port.Name}, was.since, was.home}
 		}
 	}
@@ -139,7 +139,7 @@ func lostHolds(p *plan, st *state, known map[vpc.MAC]held) map[int][]vpc.MAC {
 	}
 	lost := map[int][]vpc.MAC{}
 	for _, mac := range sortedMACs(known) {
-		if !there[mac] && p.macs[mac] != nil {
+		if !there[mac] && p.registered(mac) != nil {
 			lost[known[mac].port.Index] = append(lost[known[mac].port.Index], mac)
 		}
 	}
