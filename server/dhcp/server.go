@@ -514,6 +514,13 @@ func (s *Server) enrol(ctx context.Context, p *Packet) {
 		return
 	}
 	c := m.Sender(w.ID)
+	if p.Port != nil && s.cfg.Holder != nil && w.OwnsBridge() {
+		// One guest per port: whoever makes up MACs does not become many instances.
+		if err := s.cfg.Holder.Hold(p.Port.Name, c.MAC); err != nil {
+			s.count.drop(DropPort)
+			return
+		}
+	}
 	if err := s.cfg.Leases.Enrol(ctx, c); err != nil {
 		if s.notes.Allow("enrol"+c.MAC.String(), s.cfg.Now()) {
 			s.log.Warn("unknown MAC not enrolled", "mac", c.MAC, "vswitch", w.ID, "error", err)
