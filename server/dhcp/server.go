@@ -51,7 +51,7 @@ type Server struct {
 	count  counters
 	notes  lease.Limiter
 	queues [workers]*queue
-	outbox outbox
+	outbox *outbox
 	enrols chan *Packet
 
 	relays atomic.Pointer[map[netip.Addr][]string] // relay -> IDs of the vSwitches that name it
@@ -77,13 +77,14 @@ func New(proto Protocol, cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(), outbox: newOutbox(),
+		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(),
 		enrols:   make(chan *Packet, enrolQueue),
 		ports:    map[int]*port.Socket{},
 		links:    map[string]*port.Reservation{},
 		problems: map[string]error{},
 		waiting:  map[vpc.MAC]bool{},
 	}
+	s.outbox = newOutbox(s.sendRelayed)
 	for i := range s.queues {
 		s.queues[i] = newQueue(queueSize)
 	}
@@ -101,7 +102,16 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
-	running.Go(func() { s.sendRelayed(ctx) })
+	running.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.outbox.filled:
+				s.outbox.flush()
+			}
+		}
+	})
 	for range enrolWorkers {
 		running.Go(func() {
 			for {
@@ -550,25 +560,17 @@ func (s *Server) answer(p *Packet, m Message, w *vpc.VSwitch, what Decision) {
 	}
 }
 
-// sendRelayed sends the replies to relays until ctx ends.
-func (s *Server) sendRelayed(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.outbox.filled:
-		}
-		replies := s.outbox.take()
-		s.mu.Lock()
-		relay := s.relay
-		s.mu.Unlock()
-		refused, err := len(replies), net.ErrClosed
-		if relay != nil {
-			refused, err = relay.Send(replies)
-		}
-		if refused > 0 {
-			s.log.Debug("replies to relays not sent", "replies", refused, "error", err)
-			s.count.dropped[DropSend].Add(uint64(refused))
-		}
+// sendRelayed sends replies to relays.
+func (s *Server) sendRelayed(replies []port.Datagram) {
+	s.mu.Lock()
+	relay := s.relay
+	s.mu.Unlock()
+	refused, err := len(replies), net.ErrClosed
+	if relay != nil {
+		refused, err = relay.Send(replies)
+	}
+	if refused > 0 {
+		s.log.Debug("replies to relays not sent", "replies", refused, "error", err)
+		s.count.dropped[DropSend].Add(uint64(refused))
 	}
 }

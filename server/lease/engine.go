@@ -83,6 +83,7 @@ type Engine struct {
 
 	turn chan struct{} // one slot: full while a batch is written and taken over into table
 	wake chan struct{} // one slot: something is queued
+	many chan struct{} // one slot: enough is, or was a moment ago
 
 	// Whoever has the turn:
 	began time.Time // when the last write began
@@ -131,6 +132,7 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 		cfg: cfg, log: cfg.Logger,
 		turn:      make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
+		many:      make(chan struct{}, 1),
 		table:     make(map[netip.Addr]vpc.Lease, len(leases)),
 		pending:   map[netip.Addr]change{},
 		offers:    map[netip.Addr]vpc.Lease{},
@@ -330,12 +332,21 @@ func (e *Engine) enqueue(l vpc.Lease, done func(error)) error {
 	c := change{lease: l, seq: e.seq, done: done}
 	e.queue = append(e.queue, c)
 	e.pending[l.Address] = c
+	n := len(e.queue)
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default: // asked already
+	signal(e.wake)
+	if n >= enough {
+		signal(e.many)
 	}
 	return nil
+}
+
+// signal fills a channel of one slot: whoever is asked already need not be asked again.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // newLease is the binding that the interface's address makes at the given time.
