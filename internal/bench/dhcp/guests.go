@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -20,13 +19,12 @@ import (
 	"gatehouse/vpc"
 )
 
-// Guests that nobody has declared: so many at each port of a bridge, of which a few at a time ask for an address.
+// Guests that nobody has declared, on a switch behind one link of the gateway.
 const (
-	guestPorts   = 64
-	guestsAtPort = 60
-	lanes        = 4
-	guestBridge  = "bench0"
-	resendAfter  = 2 * time.Second
+	guests      = 4096
+	atATime     = 256
+	guestLink   = "ve" // the gateway's end; the other one has the clients' name
+	resendAfter = 2 * time.Second
 )
 
 // enrolments measures how many unknown guests a second get their address, that is become instances with their names and
@@ -35,15 +33,15 @@ func (b *bench) enrolments(ctx context.Context, server string) (err error) {
 	if err := settings(server, b.dir(server), 0); err != nil {
 		return err
 	}
-	spec := network(vpc.AttachSpec{Bridge: guestBridge})
+	spec := network(vpc.AttachSpec{Interface: guestLink})
 	if err := writeState(ctx, filepath.Join(b.dir(server), "state", "state.db"), spec, false); err != nil {
 		return err
 	}
-	if err := b.plugGuests(ctx); err != nil {
+	if err := b.lab.Veth(ctx, b.ours.server, guestLink, b.ours.clients, guestLink); err != nil {
 		return err
 	}
 	defer func() {
-		_, unplug := b.ours.server.Script(ctx, "for l in $(ls /sys/class/net | grep ^gp); do ip link del $l; done\nip link del "+guestBridge+"\n")
+		_, unplug := b.ours.server.Script(ctx, "ip link del "+guestLink+"\n")
 		err = errors.Join(err, unplug)
 	}()
 	p, err := b.start(ctx, server, b.dir(server), false)
@@ -61,9 +59,9 @@ func (b *bench) enrolments(ctx context.Context, server string) (err error) {
 	}
 
 	begin := time.Now()
-	guests, cancel := context.WithTimeout(ctx, b.span)
+	limited, cancel := context.WithTimeout(ctx, b.span)
 	defer cancel()
-	bound, err := b.ours.bindGuests(guests)
+	bound, err := b.ours.bindGuests(limited)
 	took := time.Since(begin)
 	if err != nil {
 		return err
@@ -75,111 +73,126 @@ func (b *bench) enrolments(ctx context.Context, server string) (err error) {
 	return nil
 }
 
-// plugGuests gives the bridge its ports, whose other ends are links of the clients' host.
-func (b *bench) plugGuests(ctx context.Context) error {
-	var script strings.Builder
-	fmt.Fprintf(&script, "ip link add %s type bridge\n", guestBridge)
-	for i := range guestPorts {
-		fmt.Fprintf(&script, "ip link add gp%d type veth peer name ge%[1]d netns %[2]d\nip link set gp%[1]d master %[3]s up\n", i, b.ours.clients.PID(), guestBridge)
-	}
-	if _, err := b.ours.server.Script(ctx, script.String()); err != nil {
-		return err
-	}
-	_, err := b.ours.clients.Script(ctx, "for l in $(ls /sys/class/net | grep ^ge); do ip link set $l up; done\n")
-	return err
-}
-
-// bindGuests lets the guests of each port get their addresses, a few at a time, until ctx ends or all have one, and returns
-// how many have.
+// bindGuests lets guests get their addresses, many at a time, until ctx ends or all have one, and returns how many have.
 func (w *world) bindGuests(ctx context.Context) (int, error) {
-	var running sync.WaitGroup
-	bound, errs := make([]int, guestPorts*lanes), make([]error, guestPorts*lanes)
-	for i := range bound {
-		port, lane := i/lanes, i%lanes
-		var conn *packet.Conn
-		if err := w.clients.Do(func() error {
-			ifi, err := net.InterfaceByName(fmt.Sprintf("ge%d", port))
-			if err == nil {
-				conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_IP, nil)
-			}
-			return err
-		}); err != nil {
-			return 0, err
+	var conn *packet.Conn
+	if err := w.clients.Do(func() error {
+		ifi, err := net.InterfaceByName(guestLink)
+		if err == nil {
+			conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_IP, nil)
 		}
+		return err
+	}); err != nil {
+		return 0, err
+	}
+	lan := &lan{conn: conn, guests: map[vpc.MAC]chan answer{}}
+	var reading, running sync.WaitGroup
+	reading.Go(lan.read)
+	var next, bound atomic.Int64
+	errs := make([]error, atATime)
+	for i := range errs {
 		running.Go(func() {
-			defer conn.Close()
-			for n := lane; n < guestsAtPort; n += lanes {
-				g := guest{conn, vpc.MAC{2, 1, 0, byte(port), 0, byte(n)}}
-				if err := g.bind(ctx); err != nil {
-					if ctx.Err() == nil {
-						errs[i] = err
-					}
+			for n := next.Add(1); n <= guests && ctx.Err() == nil; n = next.Add(1) {
+				if err := lan.bind(ctx, vpc.MAC{2, 1, 0, 0, byte(n >> 8), byte(n)}); err == nil {
+					bound.Add(1)
+				} else if ctx.Err() == nil {
+					errs[i] = err
 					return
 				}
-				bound[i]++
 			}
 		})
 	}
 	running.Wait()
-	sum := 0
-	for _, n := range bound {
-		sum += n
-	}
-	return sum, errors.Join(errs...)
+	err := errors.Join(append(errs, conn.Close())...)
+	reading.Wait()
+	return int(bound.Load()), err
 }
 
-// guest is a machine without an address.
-type guest struct {
-	conn *packet.Conn
-	mac  vpc.MAC
+// lan is the guests' end of the link.
+type lan struct {
+	conn   *packet.Conn
+	mu     sync.Mutex
+	guests map[vpc.MAC]chan answer // those that wait for one
 }
 
-// bind gets an address: DISCOVER, OFFER, REQUEST, ACK.
-func (g guest) bind(ctx context.Context) error {
+// answer is a server's message as far as a guest needs it.
+type answer struct {
+	kind         byte
+	addr, server netip.Addr
+}
+
+// bind gets an address for a guest: DISCOVER, OFFER, REQUEST, ACK.
+func (l *lan) bind(ctx context.Context, mac vpc.MAC) error {
 	const (
-		request = 3
-		offer   = 2
-		ack     = 5
+		discover = 1
+		offer    = 2
+		request  = 3
+		ack      = 5
 	)
-	offered, server, err := g.ask(ctx, append(message(g.mac, 1), 255), offer)
+	answers := make(chan answer, 4)
+	l.mu.Lock()
+	l.guests[mac] = answers
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		delete(l.guests, mac)
+		l.mu.Unlock()
+	}()
+	offered, err := l.ask(ctx, answers, frame(mac, append(message(mac, discover), 255)), offer)
 	if err != nil {
 		return err
 	}
-	m := message(g.mac, request)
-	m = append(append(m, 50, 4), offered.AsSlice()...)
-	m = append(append(m, 54, 4), server.AsSlice()...)
-	_, _, err = g.ask(ctx, append(m, 255), ack)
+	m := message(mac, request)
+	m = append(append(m, 50, 4), offered.addr.AsSlice()...)
+	m = append(append(m, 54, 4), offered.server.AsSlice()...)
+	_, err = l.ask(ctx, answers, frame(mac, append(m, 255)), ack)
 	return err
 }
 
-// ask broadcasts a message until it is answered by one of a kind, and returns the address and the server in the answer.
-func (g guest) ask(ctx context.Context, m []byte, kind byte) (addr, server netip.Addr, err error) {
-	frame, answer := g.frame(m), make([]byte, 2048)
-	for ctx.Err() == nil {
-		if _, err := g.conn.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])}); err != nil {
-			return addr, server, err
+// ask broadcasts a frame until it is answered by a message of a kind.
+func (l *lan) ask(ctx context.Context, answers <-chan answer, frame []byte, kind byte) (answer, error) {
+	resend := time.NewTicker(resendAfter)
+	defer resend.Stop()
+	for {
+		if _, err := l.conn.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])}); err != nil {
+			return answer{}, err
 		}
-		resend := time.Now().Add(resendAfter)
-		if end, ok := ctx.Deadline(); ok && end.Before(resend) {
-			resend = end
-		}
-		if err := g.conn.SetReadDeadline(resend); err != nil {
-			return addr, server, err
-		}
+	wait:
 		for {
-			n, _, err := g.conn.ReadFrom(answer)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			if err != nil {
-				return addr, server, err
-			}
-			if got, from, ok := g.read(answer[:n], kind); ok {
-				return got, from, nil
+			select {
+			case a := <-answers:
+				if a.kind == kind {
+					return a, nil
+				}
+			case <-resend.C:
+				break wait
+			case <-ctx.Done():
+				return answer{}, ctx.Err()
 			}
 		}
 	}
-	return addr, server, ctx.Err()
+}
+
+// read gives what servers send to the guests that wait for it, until the link is closed.
+func (l *lan) read() {
+	frame := make([]byte, 2048)
+	for {
+		n, _, err := l.conn.ReadFrom(frame)
+		if err != nil {
+			return
+		}
+		mac, a, ok := parseAnswer(frame[:n])
+		if !ok {
+			continue
+		}
+		l.mu.Lock()
+		answers := l.guests[mac]
+		l.mu.Unlock()
+		select {
+		case answers <- a:
+		default: // nobody waits for it
+		}
+	}
 }
 
 // Sizes of what stands before a message in a frame, and of a message's fixed part with its cookie.
@@ -188,23 +201,24 @@ const (
 	fixed   = 240
 )
 
-// read takes a frame apart if it is an answer of a kind to this guest.
-func (g guest) read(frame []byte, kind byte) (addr, server netip.Addr, ok bool) {
+// parseAnswer takes a frame apart if it holds a server's message.
+func parseAnswer(frame []byte) (vpc.MAC, answer, bool) {
 	if len(frame) < headers+fixed+9 || frame[23] != unix.IPPROTO_UDP || binary.BigEndian.Uint16(frame[36:]) != 68 {
-		return addr, server, false
+		return vpc.MAC{}, answer{}, false
 	}
 	m := frame[headers:]
-	if o := m[fixed:]; vpc.MAC(m[28:34]) != g.mac || o[0] != 53 || o[2] != kind || o[3] != 54 {
-		return addr, server, false
+	o := m[fixed:]
+	if o[0] != 53 || o[3] != 54 {
+		return vpc.MAC{}, answer{}, false
 	}
-	return netip.AddrFrom4([4]byte(m[16:20])), netip.AddrFrom4([4]byte(m[fixed+5 : fixed+9])), true
+	return vpc.MAC(m[28:34]), answer{o[2], netip.AddrFrom4([4]byte(m[16:20])), netip.AddrFrom4([4]byte(o[5:9]))}, true
 }
 
 // frame is a message in a datagram from port 68 of nobody to port 67 of everybody, without a UDP checksum.
-func (g guest) frame(m []byte) []byte {
+func frame(mac vpc.MAC, m []byte) []byte {
 	b := make([]byte, headers, headers+len(m))
 	copy(b, "\xff\xff\xff\xff\xff\xff")
-	copy(b[6:], g.mac[:])
+	copy(b[6:], mac[:])
 	binary.BigEndian.PutUint16(b[12:], unix.ETH_P_IP)
 	ip := b[14:]
 	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
