@@ -45,8 +45,8 @@ type Manager struct {
 	pings    chan struct{} // somebody asks whether Run still runs
 	interest atomic.Pointer[interest]
 
-	mu       sync.Mutex // held while the kernel is compared and changed
-	plan     *plan      // nil before the first Apply: nothing is touched
+	mu       sync.Mutex     // held while the kernel is compared and changed
+	plan     *plan          // nil before the first Apply: nothing is touched
 	settled  map[string]int // indexes of the links that are up, by name, when the last comparison left nothing to do; else nil
 	undo     *undo
 	saved    []byte // the undo as the journal has it

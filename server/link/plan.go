@@ -87,7 +87,9 @@ func newPlan(s *vpc.Snapshot) *plan {
 }
 
 // registered returns the interface that has the MAC on one of the links; nil if there is none.
-func (p *plan) registered(mac vpc.MAC) *vpc.Interface { return p.onLink(p.snapshot.InterfaceByMAC(mac)) }
+func (p *plan) registered(mac vpc.MAC) *vpc.Interface {
+	return p.onLink(p.snapshot.InterfaceByMAC(mac))
+}
 
 // neighbour returns the MAC of who has the address on one of the links; zero if nobody has.
 func (p *plan) neighbour(a netip.Addr) vpc.MAC {
