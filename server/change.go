@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -180,11 +181,30 @@ func parseFiles(files []api.File) (*configs.Manifest, error) {
 
 // candidate is the state that a manifest asks for; the error holds everything that is wrong with the manifest.
 func (g *Gateway) candidate(ctx context.Context, current *vpc.Spec, m *configs.Manifest, prune bool) (*vpc.Spec, error) {
-	spec, problems := vpc.Apply(current, m.Spec, g.host(), g.applyOptions(prune))
+	opt, host := g.applyOptions(prune), g.host()
+	opt.Valid = g.valid.on(host)
+	spec, problems := vpc.Apply(current, m.Spec, host, opt)
+	if spec != nil {
+		g.valid = validity{spec, host}
+	}
 	if err := m.Report(problems); err != nil {
 		return nil, refused(findings(err))
 	}
 	return spec, located(g.check(ctx, current, spec), m)
+}
+
+// validity says that a state is valid on a host.
+type validity struct {
+	spec *vpc.Spec
+	host vpc.Host
+}
+
+// on returns the state if it is valid on the host, else nil.
+func (v validity) on(h vpc.Host) *vpc.Spec {
+	if v.spec == nil || !reflect.DeepEqual(v.host, h) {
+		return nil
+	}
+	return v.spec
 }
 
 // located gives the details of a refusal the places in the manifest that they are about. Tests that the manifest does not

@@ -51,6 +51,7 @@ type Gateway struct {
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex
 	draft  *vpc.Snapshot // of the last state that was checked; held by change
+	valid  validity      // the last state that was found valid; held by change
 
 	confirm    confirmation
 	enrolments chan *enrolment

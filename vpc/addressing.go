@@ -11,24 +11,31 @@ import (
 type addressing struct {
 	path     *path                   // of the VPC
 	switches map[string]*VSwitchSpec // as they will be
-	before   map[MAC]*InterfaceSpec  // who had addresses; each gives them once
+	cur      *VPCSpec
+	before   map[MAC]*InterfaceSpec // who had addresses in cur; each gives them once; nil: nobody has asked yet
 }
 
 func newAddressing(p *path, next, cur *VPCSpec) *addressing {
-	a := &addressing{
-		path:     p,
-		switches: make(map[string]*VSwitchSpec, len(next.VSwitches)),
-		before:   make(map[MAC]*InterfaceSpec, len(cur.Instances)),
-	}
+	a := &addressing{path: p, switches: make(map[string]*VSwitchSpec, len(next.VSwitches)), cur: cur}
 	for _, w := range next.VSwitches {
 		a.switches[w.Name] = w
 	}
-	for _, i := range cur.Instances {
-		for _, n := range i.Interfaces {
-			a.before[n.MAC] = n
+	return a
+}
+
+// take returns who had the MAC; each only once.
+func (a *addressing) take(mac MAC) *InterfaceSpec {
+	if a.before == nil {
+		a.before = make(map[MAC]*InterfaceSpec, len(a.cur.Instances))
+		for _, i := range a.cur.Instances {
+			for _, n := range i.Interfaces {
+				a.before[n.MAC] = n
+			}
 		}
 	}
-	return a
+	before := a.before[mac]
+	delete(a.before, mac)
+	return before
 }
 
 // keep fills in the addresses that the interface leaves open with those that its MAC has had in the same vSwitch, as
@@ -38,8 +45,11 @@ func (a *addressing) keep(n *InterfaceSpec) {
 	if w == nil {
 		return
 	}
-	before := a.before[n.MAC]
-	delete(a.before, n.MAC)
+	if n.PrivateIP.IsValid() && w.missing6(n) == 0 {
+		w.settle6(n)
+		return
+	}
+	before := a.take(n.MAC)
 	if before != nil && before.VSwitch == n.VSwitch {
 		if ip := before.PrivateIP; !n.PrivateIP.IsValid() && !slices.Contains(n.SecondaryPrivateIPs, ip) && w.holds(ip) {
 			n.PrivateIP = ip
@@ -106,11 +116,21 @@ type pending struct {
 }
 
 // addresses chooses the addresses that are still missing in a VPC, in the order of the MACs: the order of a manifest is
-// of no account. It replaces the instances concerned in next.Instances, which must be the VPC's own list.
-func (m *merger) addresses(a *addressing, next *VPCSpec) {
+// of no account. It replaces the instances concerned in next.Instances; cur is complete.
+func (m *merger) addresses(a *addressing, next, cur *VPCSpec) {
 	var todo []pending
 	owned := false
+	shared := func(int) bool { return false }
+	if same(next.VSwitches, cur.VSwitches) { // then what is as it was lacks nothing
+		at := align(cur.Instances, next.Instances, func(a, b *InstanceSpec) bool { return a == b },
+			func(i *InstanceSpec) string { return i.Name }, func(i *InstanceSpec) string { return i.Name })
+		was := next.Instances
+		shared = func(i int) bool { return at[i] >= 0 && cur.Instances[at[i]] == was[i] }
+	}
 	for i, inst := range next.Instances {
+		if shared(i) {
+			continue
+		}
 		for j, n := range inst.Interfaces {
 			w := a.switches[n.VSwitch]
 			if w == nil || !w.choosable() || n.PrivateIP.IsValid() && w.missing6(n) == 0 {

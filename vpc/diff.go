@@ -86,26 +86,21 @@ type differ struct{ changes []Change }
 
 // pair calls f for every name of a or b, in order, with nil for what one of them lacks; what both share is skipped.
 func pair[T any](a, b []*T, name func(*T) string, f func(a, b *T)) {
-	if slices.Equal(a, b) {
-		return
-	}
 	type entry struct{ a, b *T }
-	all := make(map[string]entry, max(len(a), len(b)))
-	for _, x := range a {
-		all[name(x)] = entry{a: x}
-	}
-	for _, x := range b {
-		all[name(x)] = entry{all[name(x)].a, x}
-	}
-	names := make([]string, 0, len(all))
-	for n, e := range all {
-		if e.a != e.b {
-			names = append(names, n)
+	var all []entry
+	at := align(a, b, func(x, y *T) bool { return x == y }, name, name)
+	for j, y := range b {
+		switch {
+		case at[j] < 0:
+			all = append(all, entry{nil, y})
+		case a[at[j]] != y:
+			all = append(all, entry{a[at[j]], y})
 		}
 	}
-	slices.Sort(names)
-	for _, n := range names {
-		f(all[n].a, all[n].b)
+	leftOut(a, at, func(x *T) { all = append(all, entry{x, nil}) })
+	slices.SortStableFunc(all, func(x, y entry) int { return strings.Compare(name(cmp.Or(x.b, x.a)), name(cmp.Or(y.b, y.a))) })
+	for _, e := range all {
+		f(e.a, e.b)
 	}
 }
 

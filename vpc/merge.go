@@ -15,6 +15,9 @@ type ApplyOptions struct {
 	NewID func(prefix string) string
 	// InUse reports addresses that may not be chosen for anybody: quarantined, or leased to somebody else. Nil: none.
 	InUse func(netip.Addr) bool
+	// Valid is a Spec that is known to be valid for the same Host, as a result of Apply is: what the new one shares with it
+	// is not judged again. Nil: everything is judged. The verdict is the same.
+	Valid *Spec
 }
 
 func (o ApplyOptions) newID(prefix string) string {
@@ -47,6 +50,9 @@ func Apply(current, want *Spec, h Host, opt ApplyOptions) (*Spec, Problems) {
 	}
 	m := &merger{opt: opt, links: map[string]bool{}}
 	next := m.spec(current, normalize(want))
+	if len(m.problems) == 0 && opt.Valid != nil && validChange(opt.Valid, next, h) {
+		return next, nil
+	}
 	problems := compact(append(m.problems, validate(current, next, h)...))
 	if len(problems) > 0 {
 		return nil, problems
@@ -137,6 +143,9 @@ func zoneKey(z *PrivateZoneSpec) string { return domainKey(z.Name) }
 // mergeNamed merges lists of objects that are identified by a name. merge gets nil for an object that is new, and
 // returns cur itself when it stays as it is; keep says which objects stay that want does not name.
 func mergeNamed[T any](current, want []*T, name func(*T) string, merge func(cur, want *T) *T, keep func(*T) bool) []*T {
+	if out, ok := mergeFew(current, want, name, merge, keep); ok {
+		return out
+	}
 	old := make(map[string]*T, len(current))
 	for _, c := range current {
 		old[name(c)] = c
@@ -160,6 +169,44 @@ func mergeNamed[T any](current, want []*T, name func(*T) string, merge func(cur,
 		return nil
 	}
 	return out
+}
+
+// few is the number of objects up to which each is looked for by itself.
+const few = 4
+
+// mergeFew is mergeNamed for a few wanted objects that are all in a list in canonical order, of which nothing goes; ok is false
+// for anything else.
+func mergeFew[T any](current, want []*T, name func(*T) string, merge func(cur, want *T) *T, keep func(*T) bool) (out []*T, ok bool) {
+	if len(want) > few || len(current) <= few {
+		return nil, false
+	}
+	at := make([]int, len(want))
+	for i, w := range want {
+		n := name(w)
+		k, found := slices.BinarySearchFunc(current, n, func(c *T, n string) int { return strings.Compare(name(c), n) })
+		if !found || slices.Contains(at[:i], k) {
+			return nil, false
+		}
+		at[i] = k
+	}
+	for _, c := range current {
+		if !keep(c) {
+			return nil, false
+		}
+	}
+	out = current
+	for i, w := range want {
+		c := current[at[i]]
+		next := merge(c, w)
+		if next == c {
+			continue
+		}
+		if same(out, current) {
+			out = slices.Clone(current)
+		}
+		out[at[i]] = next
+	}
+	return out, true
 }
 
 // share returns cur when next is equal to it, else next.
@@ -199,9 +246,12 @@ func (m *merger) vpc(cur, want *VPCSpec) *VPCSpec {
 	next.Instances = mergeNamed(cur.Instances, want.Instances, func(i *InstanceSpec) string { return i.Name },
 		func(cur, want *InstanceSpec) *InstanceSpec { return m.instance(a, cur, want) },
 		func(i *InstanceSpec) bool { return m.keepNamed(i.Enrolled) })
-	m.addresses(a, &next)
+	m.addresses(a, &next, cur)
 	if slices.Equal(next.Instances, cur.Instances) {
 		next.Instances = cur.Instances
+	}
+	if !same(next.VSwitches, cur.VSwitches) || !same(next.SecurityGroups, cur.SecurityGroups) || !same(next.Instances, cur.Instances) {
+		return &next // and need not be compared
 	}
 	return share(cur, &next)
 }

@@ -45,7 +45,7 @@ func BenchmarkApplyMembership(b *testing.B) {
 	want := membership(spec, "g1", "g2")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, p := vpc.Apply(spec, want, scale.Host(), vpc.ApplyOptions{}); p != nil {
+		if _, p := vpc.Apply(spec, want, scale.Host(), vpc.ApplyOptions{Valid: spec}); p != nil {
 			b.Fatal(p)
 		}
 	}

@@ -10,24 +10,28 @@ func (v *validator) instances(c *scope) {
 	for i, x := range c.Instances {
 		p := at(c.path, "instances", x.Name, i)
 		v.instanceName(&p, x, names)
-		v.id(&p, x.ID)
-		v.description(&p, x.Description, 256)
-		switch x.PrivateDNS.HostnameType {
-		case HostnameCustom, HostnameIPBased, HostnameInstanceID:
-		default:
-			v.add(&p, "privateDns.hostnameType", "%q: write %s, %s or %s", x.PrivateDNS.HostnameType, HostnameCustom, HostnameIPBased, HostnameInstanceID)
+		v.instance(&p, c, x)
+	}
+}
+
+func (v *validator) instance(p *path, c *scope, x *InstanceSpec) {
+	v.id(p, x.ID)
+	v.description(p, x.Description, 256)
+	switch x.PrivateDNS.HostnameType {
+	case HostnameCustom, HostnameIPBased, HostnameInstanceID:
+	default:
+		v.add(p, "privateDns.hostnameType", "%q: write %s, %s or %s", x.PrivateDNS.HostnameType, HostnameCustom, HostnameIPBased, HostnameInstanceID)
+	}
+	if len(x.Interfaces) == 0 {
+		v.add(p, "interfaces", "an instance has at least one interface: give it one with a mac and a vswitch")
+	}
+	for j, n := range x.Interfaces {
+		key := ""
+		if !n.MAC.IsZero() {
+			key = n.MAC.String()
 		}
-		if len(x.Interfaces) == 0 {
-			v.add(&p, "interfaces", "an instance has at least one interface: give it one with a mac and a vswitch")
-		}
-		for j, n := range x.Interfaces {
-			key := ""
-			if !n.MAC.IsZero() {
-				key = n.MAC.String()
-			}
-			np := at(&p, "interfaces", key, j)
-			v.netInterface(&np, c, x, n)
-		}
+		np := at(p, "interfaces", key, j)
+		v.netInterface(&np, c, x, n)
 	}
 }
 

@@ -43,34 +43,38 @@ func (v *validator) groups(c *scope) {
 	for i, g := range c.SecurityGroups {
 		p := at(c.path, "securityGroups", g.Name, i)
 		v.name(&p, KindSecurityGroup, g.Name, names)
-		v.id(&p, g.ID)
-		v.description(&p, g.Description, 256)
-		switch g.Type {
-		case GroupBasic:
-			if g.InnerAccess != Accept && g.InnerAccess != Drop {
-				v.add(&p, "innerAccess", "%q: write accept or drop", g.InnerAccess)
-			}
-		case GroupAdvanced:
-			if g.InnerAccess != Drop {
-				v.add(&p, "innerAccess", "%q: the members of an advanced group are always isolated; leave it out", g.InnerAccess)
-			}
-			if g.Name == DefaultGroup {
-				v.add(&p, "type", "the group %q is basic in every VPC", DefaultGroup)
-			}
-		default:
-			v.add(&p, "type", "%q: write basic or advanced", g.Type)
+		v.group(&p, c, g)
+	}
+}
+
+func (v *validator) group(p *path, c *scope, g *GroupSpec) {
+	v.id(p, g.ID)
+	v.description(p, g.Description, 256)
+	switch g.Type {
+	case GroupBasic:
+		if g.InnerAccess != Accept && g.InnerAccess != Drop {
+			v.add(p, "innerAccess", "%q: write accept or drop", g.InnerAccess)
 		}
-		references := 0
-		for j, r := range g.Rules {
-			rp := path{&p, "rules", strconv.Itoa(j)}
-			v.rule(&rp, c, g, r)
-			if r.Peer().Kind == PeerGroup {
-				references++
-			}
+	case GroupAdvanced:
+		if g.InnerAccess != Drop {
+			v.add(p, "innerAccess", "%q: the members of an advanced group are always isolated; leave it out", g.InnerAccess)
 		}
-		if references > maxGroupRulesPerGroup {
-			v.add(&p, "rules", "%d rules name a group, and a group has at most %d such rules", references, maxGroupRulesPerGroup)
+		if g.Name == DefaultGroup {
+			v.add(p, "type", "the group %q is basic in every VPC", DefaultGroup)
 		}
+	default:
+		v.add(p, "type", "%q: write basic or advanced", g.Type)
+	}
+	references := 0
+	for j, r := range g.Rules {
+		rp := path{p, "rules", strconv.Itoa(j)}
+		v.rule(&rp, c, g, r)
+		if r.Peer().Kind == PeerGroup {
+			references++
+		}
+	}
+	if references > maxGroupRulesPerGroup {
+		v.add(p, "rules", "%d rules name a group, and a group has at most %d such rules", references, maxGroupRulesPerGroup)
 	}
 }
 
