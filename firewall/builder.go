@@ -69,6 +69,7 @@ func (b *builder) fail(err error) {
 
 // chain adds a chain of ours to a table.
 func (b *builder) chain(table, name string, rules ...Rule) {
+	b.feat.bare(rules)
 	b.add(table, Chain{Name: name, Rules: rules, text: &chainText{}})
 }
 

@@ -11,7 +11,7 @@ func (c *Chain) equal(o *Chain) bool {
 }
 
 func (r *Rule) equal(o *Rule) bool {
-	return r.ID == o.ID && r.Reason == o.Reason && r.Target == o.Target && r.Match.equal(&o.Match)
+	return r.ID == o.ID && r.Reason == o.Reason && r.Bare == o.Bare && r.Target == o.Target && r.Match.equal(&o.Match)
 }
 
 func (m *Match) equal(o *Match) bool {

@@ -167,7 +167,9 @@ func (c *Compiler) profileRules(groups []*groupRules, pc *profileChains, f vpc.F
 			}
 		}
 	}
-	return append(rules, groupDefault(groups, dir))
+	rules = append(rules, groupDefault(groups, dir))
+	c.features.bare(rules)
+	return rules
 }
 
 // groupDefault is what the groups say when no rule matches. No groups, which a valid snapshot does not have, admit nothing.

@@ -55,7 +55,7 @@ func TestKernelTakesTheText(t *testing.T) {
 	}
 }
 
-// checkReadBack compares the comments that the kernel gives back with the hashes, and deletes everything again.
+// checkReadBack compares the rules that the kernel gives back with the hashes, and deletes everything again.
 func checkReadBack(ctx context.Context, t *testing.T, space *netlab.Space, program string, want Tables) {
 	t.Helper()
 	saved, err := space.Run(ctx, program+"-save")
@@ -73,8 +73,11 @@ func checkReadBack(ctx context.Context, t *testing.T, space *netlab.Space, progr
 			have[table][chain] = []string{}
 		case strings.HasPrefix(l, "-A GH-"):
 			chain, rest, _ := strings.Cut(l[3:], " ")
-			_, comment, _ := strings.Cut(rest, CommentPrefix)
-			have[table][chain] = append(have[table][chain], comment[:16])
+			by := known(chain, rest)
+			if _, comment, ok := strings.Cut(rest, CommentPrefix); ok {
+				by = comment[:16]
+			}
+			have[table][chain] = append(have[table][chain], by)
 		}
 	}
 	for _, d := range Diff(have, want) {

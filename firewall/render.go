@@ -19,7 +19,7 @@ const (
 	logLimit = "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20 --hashlimit-mode srcip,dstip --hashlimit-name gh "
 )
 
-// CommentPrefix begins the comment of every rule of ours: "gh:" and the rule's hash, then a blank and its ID if it has one.
+// CommentPrefix begins the comment of every rule of ours that has one: "gh:" and the rule's hash, then a blank and its ID if it has one.
 const CommentPrefix = "gh:"
 
 // chainText are the hashes of one chain's rules; a chain belongs to one family's tables, and so do they.
@@ -54,24 +54,31 @@ func (c Chain) AppendLines(b []byte, f vpc.Family) []byte {
 	for i := range c.Rules {
 		r := &c.Rules[i]
 		b = append(append(append(b, "-A "...), c.Name...), ' ')
-		b = append(appendMatch(b, &r.Match, f), "-m comment --comment "...)
-		var buf [maxComment]byte
-		comment := hashEncoding.AppendEncode(append(buf[:0], CommentPrefix...), sums[i*hashSize:(i+1)*hashSize])
-		if r.ID != "" {
-			comment = append(append(comment, ' '), r.ID...)
+		b = appendMatch(b, &r.Match, f)
+		if !r.Bare {
+			var buf [maxComment]byte
+			comment := hashEncoding.AppendEncode(append(buf[:0], CommentPrefix...), sums[i*hashSize:(i+1)*hashSize])
+			if r.ID != "" {
+				comment = append(append(comment, ' '), r.ID...)
+			}
+			b = append(appendQuoted(append(b, "-m comment --comment "...), string(comment), maxComment), ' ')
 		}
-		b = append(appendQuoted(b, string(comment), maxComment), ' ')
 		b = append(appendTarget(b, r.Target), '\n')
 	}
 	return b
 }
 
-// Hashes returns the hash of each rule in order: a function of the chain's name, all rules before it, and the rule with
-// its ID. Two chains have the same text exactly when they have the same hashes.
+// Hashes returns what each rule is known by, in order: its hash, a function of the chain's name, all rules before it, and the
+// rule with its ID; or the text of a bare rule after "-A ". Two chains have the same text exactly when they have the same
+// hashes.
 func (c Chain) Hashes(f vpc.Family) []string {
 	sums := c.sums(f)
 	hashes := make([]string, len(c.Rules))
 	for i := range hashes {
+		if c.Rules[i].Bare {
+			hashes[i] = known(c.Name, c.Rules[i].Spec(f))
+			continue
+		}
 		hashes[i] = hashEncoding.EncodeToString(sums[i*hashSize : (i+1)*hashSize])
 	}
 	return hashes
@@ -83,7 +90,16 @@ func (c Chain) HasHashes(f vpc.Family, hashes []string) bool {
 		return false
 	}
 	sums := c.sums(f)
+	var line []byte
 	for i, h := range hashes {
+		if r := &c.Rules[i]; r.Bare {
+			line = append(append(line[:0], c.Name...), ' ')
+			line = appendTarget(appendMatch(line, &r.Match, f), r.Target)
+			if string(line) != h {
+				return false
+			}
+			continue
+		}
 		var buf [2 * hashSize]byte
 		if string(hashEncoding.AppendEncode(buf[:0], sums[i*hashSize:(i+1)*hashSize])) != h {
 			return false
@@ -92,10 +108,10 @@ func (c Chain) HasHashes(f vpc.Family, hashes []string) bool {
 	return true
 }
 
-// Hash returns the hash of the whole chain: that of its last rule, or that of its name when it has none.
+// Hash returns the hash of the whole chain: that of its last rule, bare or not, or that of its name when it has none.
 func (c Chain) Hash(f vpc.Family) string {
-	if hashes := c.Hashes(f); len(hashes) > 0 {
-		return hashes[len(hashes)-1]
+	if sums := c.sums(f); len(sums) > 0 {
+		return hashEncoding.EncodeToString(sums[len(sums)-hashSize:])
 	}
 	sum := sha256.Sum256([]byte(c.Name))
 	return hashEncoding.EncodeToString(sum[:hashSize])
@@ -122,6 +138,9 @@ func hashRules(c Chain, f vpc.Family) []byte {
 		buf = appendMatch(append(buf[:0], sum[:]...), &r.Match, f)
 		buf = appendTarget(buf, r.Target)
 		buf = append(append(buf, '\n'), r.ID...)
+		if r.Bare {
+			buf = append(buf, '\n')
+		}
 		sum = sha256.Sum256(buf)
 		out = append(out, sum[:hashSize]...)
 	}

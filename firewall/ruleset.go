@@ -46,6 +46,7 @@ type Rule struct {
 	Target Target
 	ID     string     // what an operator can look up: a rule's or an entry's ID, or ""
 	Reason vpc.Reason // why this rule decides; "" where it does not
+	Bare   bool       // has no comment: it is known by its text (see bare.go)
 }
 
 // Match is what a rule asks of a packet. The zero value of a field asks nothing.
@@ -121,6 +122,7 @@ type Features struct {
 	IPMAC6   bool   // hash:ip,mac with family inet6
 	NFLog    bool   // NFLOG and hashlimit
 	Physdev  bool   // -m physdev --physdev-is-bridged
+	Bare     bool   // the rules of BareForms read back as they were written
 
 	// RefuseMidStream refuses TCP packets that open no connection and belong to none. The driver sets it once our
 	// chains have been in the kernel for 120 s, so that connections older than them can become known.

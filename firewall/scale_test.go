@@ -8,7 +8,7 @@ import (
 )
 
 // all is what a current kernel can do.
-var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true}
+var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, Bare: true}
 
 const full = 10_000
 

@@ -59,7 +59,7 @@ func Find(ctx context.Context, backend string) (Backend, error) { return discove
 // are compiled alike.
 func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) (firewall.Features, error) {
 	pid := os.Getpid()
-	fs := firewall.Features{MarkMask: mask, MapMark: true, NFLog: true, Physdev: true}
+	fs := firewall.Features{MarkMask: mask, MapMark: true, NFLog: true, Physdev: true, Bare: true}
 	var err error
 	if fs.IPMAC4, err = sets.Scratch(ctx, ipset.ScratchSet(vpc.IPv4, pid, "bitmap:ip,mac", "range", "192.0.2.0/24"), nil); err != nil {
 		return fs, err
@@ -76,9 +76,12 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 			return fs, fmt.Errorf("the %s table mangle refuses every rule", f)
 		}
 		prof := ipset.ScratchSet(f, pid, "hash:ip", "skbinfo")
-		mapped := false
+		mapped, bare := false, false
 		_, err := sets.Scratch(ctx, prof, func() (err error) {
-			mapped, err = d.try(ctx, f, "-j SET --map-set "+prof.Name+" src --map-mark")
+			if mapped, err = d.try(ctx, f, "-j SET --map-set "+prof.Name+" src --map-mark"); err != nil {
+				return err
+			}
+			bare, err = d.readsBack(ctx, f, prof.Name)
 			return err
 		})
 		if err != nil {
@@ -94,15 +97,24 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 			return fs, err
 		}
 		fs.MapMark, fs.Physdev, fs.NFLog = fs.MapMark && mapped, fs.Physdev && bridged, fs.NFLog && logged
+		fs.Bare = fs.Bare && bare
 	}
 	return fs, nil
 }
 
+// scratchChain is a chain's name that no other process uses.
+func scratchChain() string { return ChainPrefix + "PROBE-" + strconv.Itoa(os.Getpid()) }
+
 // try puts a rule into a scratch chain of mangle and removes both. It reports whether the rule was accepted; a failure that
 // has nothing to do with the rule is an error.
 func (d *Driver) try(ctx context.Context, f vpc.Family, rule string) (bool, error) {
-	chain := ChainPrefix + "PROBE-" + strconv.Itoa(os.Getpid())
-	err := d.Restore(ctx, f, "*mangle\n:"+chain+" - [0:0]\n-A "+chain+" "+rule+"\nCOMMIT\n")
+	return d.scratch(ctx, f, "-A "+scratchChain()+" "+rule+"\n", func() error { return nil })
+}
+
+// scratch calls use while rules are in the scratch chain of mangle. It reports whether they were accepted.
+func (d *Driver) scratch(ctx context.Context, f vpc.Family, rules string, use func() error) (bool, error) {
+	chain := scratchChain()
+	err := d.Restore(ctx, f, "*mangle\n:"+chain+" - [0:0]\n"+rules+"COMMIT\n")
 	var refused *RestoreError
 	if errors.As(err, &refused) {
 		return false, nil // the transaction is void: the chain does not exist
@@ -110,7 +122,18 @@ func (d *Driver) try(ctx context.Context, f vpc.Family, rule string) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	return true, d.Restore(context.WithoutCancel(ctx), f, "*mangle\n-F "+chain+"\n-X "+chain+"\nCOMMIT\n")
+	return true, errors.Join(use(), d.Restore(context.WithoutCancel(ctx), f, "*mangle\n-F "+chain+"\n-X "+chain+"\nCOMMIT\n"))
+}
+
+// readsBack reports whether bare rules are printed as they are written; set has skbinfo.
+func (d *Driver) readsBack(ctx context.Context, f vpc.Family, set string) (same bool, err error) {
+	c := firewall.BareForms(f, scratchChain(), set)
+	accepted, err := d.scratch(ctx, f, string(c.AppendLines(nil, f)), func() error {
+		found, err := d.ReadChains(ctx, f, "mangle", []string{c.Name})
+		same = err == nil && c.HasHashes(f, found[c.Name])
+		return err
+	})
+	return accepted && same, err
 }
 
 // findings looks for other people's rules that go together badly with ours.

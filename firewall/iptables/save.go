@@ -21,7 +21,7 @@ type State map[string]*Table
 
 // Table is what one table carries of ours.
 type Table struct {
-	Chains map[string][]string // name -> the hash of every rule in order; "" for a rule that is not ours
+	Chains map[string][]string // name -> what every rule is known by, in order (firewall.Chain.Hashes)
 	Hooks  []Hook              // every rule outside our chains that leads into one of them
 	marks  []string            // values that other people's rules set in packet marks
 	others int                 // rules that are not ours
@@ -188,11 +188,12 @@ func (s saved) comment() string {
 	return ""
 }
 
-// identity returns the hash and the ID that the comment of a rule of ours holds.
+// identity returns the hash and the ID that the comment of a rule of ours holds. A rule without such a comment, which need
+// not be ours, is known by its text.
 func (s saved) identity() (hash, id string) {
 	c, ok := strings.CutPrefix(s.comment(), firewall.CommentPrefix)
 	if !ok {
-		return "", ""
+		return s.chain + " " + strings.Join(s.words, " "), ""
 	}
 	hash, id, _ = strings.Cut(c, " ")
 	return hash, id

@@ -38,7 +38,7 @@ func TestReadStateFindsWhatIsOurs(t *testing.T) {
 	}
 	want := State{
 		"mangle": {
-			Chains: map[string][]string{"GH-FWD": {"abcdefgh", "ijklmnop", ""}, "GH-EMPTY": {}},
+			Chains: map[string][]string{"GH-FWD": {"abcdefgh", "ijklmnop", "GH-FWD -j DROP"}, "GH-EMPTY": {}},
 			Hooks: []Hook{
 				{Chain: "FORWARD", Target: "GH-FWD", Position: 1, Plain: true, rule: "FORWARD -m comment --comment gatehouse -j GH-FWD"},
 				{Chain: "FORWARD", Target: "GH-FWD", Position: 3, rule: `FORWARD -i eth1 -m comment --comment "by \"hand\"" -g GH-FWD`},
@@ -85,7 +85,7 @@ func TestReadCountersKeepsHashAndID(t *testing.T) {
 	want := []Counter{
 		{"mangle", "GH-FWD", "abcdefgh", "sgr-1", 7, 8},
 		{"mangle", "GH-FWD", "ijklmnop", "", 9, 10},
-		{"mangle", "GH-FWD", "", "", 11, 12},
+		{"mangle", "GH-FWD", "GH-FWD -j DROP", "", 11, 12},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("counters (-want +got):\n%s", d)

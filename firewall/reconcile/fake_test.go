@@ -94,7 +94,7 @@ func (k *fakeKernel) takeOps() []string {
 
 func (k *fakeKernel) drivers() Options {
 	return Options{IPTables: (*fakeIPTables)(k), IPSet: (*fakeIPSet)(k), Conntrack: (*fakeConntrack)(k),
-		Features: firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true}}
+		Features: firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true}}
 }
 
 // state is everything of ours, as read.
@@ -116,16 +116,20 @@ func (k *fakeKernel) read(f vpc.Family) iptables.State {
 		}
 		st[name] = &iptables.Table{Chains: map[string][]string{}, Hooks: slices.Clone(t.hooks)}
 		for c, rules := range t.chains {
-			st[name].Chains[c] = hashesOf(rules)
+			st[name].Chains[c] = hashesOf(c, rules)
 		}
 	}
 	return st
 }
 
-func hashesOf(rules []string) []string {
+func hashesOf(chain string, rules []string) []string {
 	hashes := []string{}
 	for _, r := range rules {
-		_, rest, _ := strings.Cut(r, firewall.CommentPrefix)
+		_, rest, commented := strings.Cut(r, firewall.CommentPrefix)
+		if !commented {
+			hashes = append(hashes, chain+" "+r)
+			continue
+		}
 		hash, _, _ := strings.Cut(strings.Trim(rest, `"`), " ")
 		hashes = append(hashes, strings.Trim(hash, `"`))
 	}
@@ -167,7 +171,7 @@ func (d *fakeIPTables) ReadChains(ctx context.Context, f vpc.Family, table strin
 	found := map[string][]string{}
 	for _, c := range chains {
 		if rules, ok := d.tables[f][table].chains[c]; ok {
-			found[c] = hashesOf(rules)
+			found[c] = hashesOf(c, rules)
 		}
 	}
 	return found, nil
