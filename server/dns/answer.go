@@ -212,11 +212,11 @@ func (s *rrset) choose(draw uint32) int {
 		return -1
 	}
 	total := uint32(0)
-	for _, w := range s.weights {
+	for _, w := range []byte(s.weights) {
 		total += uint32(w)
 	}
 	draw %= total
-	for i, w := range s.weights {
+	for i, w := range []byte(s.weights) {
 		if draw < uint32(w) {
 			return i
 		}

@@ -134,3 +134,29 @@ func TestEveryNameOfACrowdIsAnswered(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkAnswerAnybody asks for names in no order, as a crowd does: most of the time is spent waiting for memory.
+func BenchmarkAnswerAnybody(b *testing.B) {
+	s, err := New(Config{CacheSize: 1000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.SetSnapshot(crowd(10000))
+	v := s.View("vpc-d")
+	client := netip.MustParseAddr("10.64.0.1")
+	wires := make([][]byte, 1<<14)
+	for i := range wires {
+		if wires[i], err = question(fmt.Sprintf("web-%d.crowd.internal.", i*7919%10000), "A").Pack(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var q Query
+	buf := make([]byte, 0, 2048)
+	ctx := b.Context()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if reply, _ := s.handle(ctx, buf, wires[i%len(wires)], &q, v, client, false); len(reply) < headerSize {
+			b.Fatal("no reply")
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unsafe"
 
 	miekg "github.com/miekg/dns"
 
@@ -58,9 +59,9 @@ type rrset struct {
 	typ     uint16
 	count   uint16
 	ttl     uint32
-	data    []byte  // per record: its length in two octets, then that many octets of RDATA, uncompressed
-	weights []uint8 // nil: all are answered; else one of them, by weight
-	source  string  // who declared it: "instance web-1", "zone corp.example", "gateway"
+	data    []byte // per record: its length in two octets, then that many octets of RDATA, uncompressed
+	weights string // empty: all are answered; else one of them, by weight: an octet each
+	source  string // who declared it: "instance web-1", "zone corp.example", "gateway"
 }
 
 // forwarder sends the names of a zone to other resolvers.
@@ -145,7 +146,60 @@ type viewBuilder struct {
 	snapshot *vpc.Snapshot
 	domain   name
 	gateway  name
-	arena    []byte // backs the data of generated sets
+
+	// A view is looked at in no order, so that nearly every look is a wait for memory. What belongs to one generated name
+	// therefore lies side by side: its octets and its data in the arena, its node and its sets in a room.
+	arena []byte
+	ones  []oneRoom
+	twos  []twoRoom
+}
+
+// oneRoom and twoRoom are a node with the memory for one and two sets.
+type (
+	oneRoom struct {
+		node
+		room [1]rrset
+	}
+	twoRoom struct {
+		node
+		room [2]rrset
+	}
+)
+
+// newNode returns a node with room for so many sets, one or two; more need memory of their own.
+func (b *viewBuilder) newNode(z *zone, sets int) *node {
+	const chunk = 256
+	if sets == 1 {
+		if len(b.ones) == cap(b.ones) {
+			b.ones = make([]oneRoom, 0, chunk)
+		}
+		b.ones = append(b.ones, oneRoom{node: node{zone: z}})
+		r := &b.ones[len(b.ones)-1]
+		r.sets = r.room[:0]
+		return &r.node
+	}
+	if len(b.twos) == cap(b.twos) {
+		b.twos = make([]twoRoom, 0, chunk)
+	}
+	b.twos = append(b.twos, twoRoom{node: node{zone: z}})
+	r := &b.twos[len(b.twos)-1]
+	r.sets = r.room[:0]
+	return &r.node
+}
+
+// reserve makes room for n octets in the arena; what is appended there is never changed again.
+func (b *viewBuilder) reserve(n int) {
+	if cap(b.arena)-len(b.arena) < n {
+		b.arena = make([]byte, 0, max(64<<10, n))
+	}
+}
+
+// intern returns the same name in the arena.
+func (b *viewBuilder) intern(n name) name {
+	b.reserve(len(n))
+	at := len(b.arena)
+	b.arena = append(b.arena, n...)
+	return name(unsafe.String(&b.arena[at], len(n)))
 }
 
 func (b *viewBuilder) find(at, format string, args ...any) {
@@ -278,19 +332,20 @@ func (n *node) add(rec record, weight int, source string) {
 			return
 		}
 	}
-	if weight > 0 && set.weights == nil {
-		set.weights = slices.Repeat([]uint8{1}, int(set.count))
+	if weight > 0 && set.weights == "" {
+		set.weights = strings.Repeat("\x01", int(set.count))
 	}
-	if set.weights != nil {
-		set.weights = append(set.weights, uint8(min(max(weight, 1), 100)))
+	if weight > 0 || set.weights != "" {
+		set.weights += string([]byte{uint8(min(max(weight, 1), 100))})
 	}
 	set.ttl = min(set.ttl, rec.ttl)
 	set.data = appendRdata(set.data, rec.data)
 	set.count++
 }
 
-// claim returns the node of a generated name, or nil (and a finding) if somebody else has the name.
-func (b *viewBuilder) claim(n name, source string) *node {
+// claim returns the node of a generated name that will have so many sets, or nil (and a finding) if somebody else has the
+// name.
+func (b *viewBuilder) claim(n name, source string, sets int) *node {
 	x := b.view.names[n]
 	if x == nil {
 		z := b.zoneOf(n)
@@ -302,8 +357,8 @@ func (b *viewBuilder) claim(n name, source string) *node {
 			b.find(n.String(), "the name of %s is hidden by %s", source, hidden)
 			return nil
 		}
-		x = &node{zone: z}
-		b.view.names[n] = x
+		x = b.newNode(z, sets)
+		b.view.names[b.intern(n)] = x
 		return x
 	}
 	if x.apex {
@@ -332,9 +387,7 @@ func (b *viewBuilder) give(x *node, typ uint16, data []byte, source string) {
 		set.count++
 		return
 	}
-	if cap(b.arena)-len(b.arena) < len(data)+2 {
-		b.arena = make([]byte, 0, 64<<10)
-	}
+	b.reserve(len(data) + 2)
 	at := len(b.arena)
 	b.arena = appendRdata(b.arena, data)
 	x.sets = append(x.sets, rrset{typ: typ, count: 1, ttl: generatedTTL, data: b.arena[at:len(b.arena):len(b.arena)], source: source})
@@ -360,7 +413,7 @@ func (b *viewBuilder) addInstances() {
 		nic, source := inst.Interfaces[0], "instance "+inst.Name
 		v4, v6 := nic.Primary(vpc.IPv4), nic.Primary(vpc.IPv6)
 		if id, err := b.domain.under(inst.ID); err == nil && (inst.PrivateDNS.IDARecord || inst.PrivateDNS.IDAAAARecord) {
-			x := b.claim(id, source)
+			x := b.claim(id, source, 2)
 			if v4.IsValid() && inst.PrivateDNS.IDARecord {
 				b.give(x, miekg.TypeA, v4.AsSlice(), source)
 			}
@@ -378,7 +431,7 @@ func (b *viewBuilder) addInstances() {
 		}
 		ipNames[i] = ip
 		if inst.PrivateDNS.IPARecord {
-			b.give(b.claim(ip, source), miekg.TypeA, v4.AsSlice(), source)
+			b.give(b.claim(ip, source, 1), miekg.TypeA, v4.AsSlice(), source)
 		}
 	}
 	for i, inst := range all {
@@ -388,14 +441,14 @@ func (b *viewBuilder) addInstances() {
 		nic, source := inst.Interfaces[0], "instance "+inst.Name
 		v4, v6 := nic.Primary(vpc.IPv4), nic.Primary(vpc.IPv6)
 		if ipNames[i] != "" && inst.PrivateDNS.IPPtrRecord {
-			b.give(b.claim(reverseName(v4), source), miekg.TypePTR, []byte(ipNames[i]), source)
+			b.give(b.claim(reverseName(v4), source, 1), miekg.TypePTR, []byte(ipNames[i]), source)
 		}
 		host, err := b.domain.under(strings.TrimSuffix(inst.Name, "."))
 		if err != nil {
 			b.find(inst.Name, "instance %s has no name: %v", inst.ID, err)
 			continue
 		}
-		x := b.claim(host, source)
+		x := b.claim(host, source, 2)
 		if x == nil {
 			continue
 		}
@@ -404,7 +457,7 @@ func (b *viewBuilder) addInstances() {
 		}
 		if v6.IsValid() {
 			b.give(x, miekg.TypeAAAA, v6.AsSlice(), source)
-			b.give(b.claim(reverseName(v6), source), miekg.TypePTR, []byte(host), source)
+			b.give(b.claim(reverseName(v6), source, 1), miekg.TypePTR, []byte(host), source)
 		}
 	}
 }
@@ -431,8 +484,8 @@ func (b *viewBuilder) addGateway() {
 			if f == vpc.IPv6 {
 				typ = miekg.TypeAAAA
 			}
-			b.give(b.claim(b.gateway, "gateway"), typ, a.AsSlice(), "gateway")
-			b.give(b.claim(reverseName(a), "gateway"), miekg.TypePTR, []byte(b.gateway), "gateway")
+			b.give(b.claim(b.gateway, "gateway", 2), typ, a.AsSlice(), "gateway")
+			b.give(b.claim(reverseName(a), "gateway", 1), miekg.TypePTR, []byte(b.gateway), "gateway")
 		}
 	}
 }
