@@ -44,9 +44,10 @@ type Gateway struct {
 	force    *force
 	flows    flowLog
 
-	stored atomic.Pointer[vpc.Snapshot] // the newest revision
-	inUse  atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
-	ready  atomic.Bool
+	stored  atomic.Pointer[vpc.Snapshot] // the newest revision
+	inUse   atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
+	ready   atomic.Bool
+	settled func() // called when the daemon is ready
 
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex
@@ -76,11 +77,11 @@ func (g *Gateway) reload() *vpc.Snapshot {
 
 // serveSnapshot gives a snapshot that is in force to the parts that answer packets.
 func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
-	g.dns.SetSnapshot(s)
 	g.leases.SetSnapshot(s) // before DHCP, which asks it
 	g.dhcp4.SetSnapshot(s)
 	g.dhcp6.SetSnapshot(s)
 	g.ra.SetSnapshot(s)
+	g.dns.SetSnapshot(s) // last: making the names of tens of thousands of instances takes longer than all else
 	g.inUse.Store(s)
 }
 

@@ -13,8 +13,10 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -53,6 +55,10 @@ const socketGroup = "gatehouse"
 // shutdownTime is how long requests that are under way may take when the daemon ends.
 const shutdownTime = 5 * time.Second
 
+// startGCPercent is how far the heap may grow between collections until the daemon is ready (see runtime/debug): what it
+// makes while it starts stays, and looking through it as often as usual would take as long as all the rest.
+const startGCPercent = 400
+
 // Serve runs the daemon until ctx ends. The rules stay in force when it returns.
 func Serve(ctx context.Context, opt Options) error {
 	c, err := opt.LoadConfig()
@@ -64,6 +70,9 @@ func Serve(ctx context.Context, opt Options) error {
 	if c.API.Listen != "" {
 		return errors.New("api.listen: this version serves its socket only: leave it empty")
 	}
+	usual := debug.SetGCPercent(startGCPercent)
+	settled := sync.OnceFunc(func() { debug.SetGCPercent(usual) })
+	defer settled()
 	st, err := openStore(c, log)
 	if err != nil {
 		return err
@@ -82,6 +91,7 @@ func Serve(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
+	g.settled = settled
 	defer g.links.Close()
 	if err := g.firstManifest(ctx, c); err != nil {
 		return err
@@ -413,6 +423,7 @@ func (g *Gateway) runSystemd(ctx context.Context) error {
 		return nil // the daemon ends before it was ready
 	}
 	g.ready.Store(true)
+	g.settled()
 	s := g.inUse.Load()
 	g.log.Info("ready", "revision", s.Revision, "vswitches", len(s.VSwitches), "instances", len(s.Instances), "backend", g.backend.Mode)
 	g.notify(daemon.SdNotifyReady + "\nSTATUS=revision " + strconv.FormatUint(s.Revision, 10) + " is in force")

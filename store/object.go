@@ -3,8 +3,12 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"runtime"
 	"slices"
+	"sync"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -391,17 +395,23 @@ type decoded[T any] struct {
 
 // decode returns the objects of a kind in the order of their ranks.
 func decode[T any](all objects, kind string, ranks map[string]uint64) ([]decoded[T], error) {
-	out := make([]decoded[T], 0, len(all[kind]))
-	for key, data := range all[kind] {
+	keys := slices.Collect(maps.Keys(all[kind]))
+	out := make([]decoded[T], len(keys))
+	if err := inParallel(len(keys), func(i int) error {
 		var r record[*T]
-		if err := json.Unmarshal(data, &r); err != nil {
-			return nil, fmt.Errorf("decode %s %s: %w", kind, key, err)
+		if err := json.Unmarshal(all[kind][keys[i]], &r); err != nil {
+			return fmt.Errorf("decode %s %s: %w", kind, keys[i], err)
 		}
 		if r.Spec == nil {
-			return nil, fmt.Errorf("decode %s %s: it is empty", kind, key)
+			return fmt.Errorf("decode %s %s: it is empty", kind, keys[i])
 		}
-		ranks[key] = r.Rank
-		out = append(out, decoded[T]{key, r.VPC, r.Rank, r.Spec})
+		out[i] = decoded[T]{keys[i], r.VPC, r.Rank, r.Spec}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for _, o := range out {
+		ranks[o.key] = o.rank
 	}
 	slices.SortFunc(out, func(a, b decoded[T]) int {
 		if a.rank != b.rank {
@@ -413,6 +423,28 @@ func decode[T any](all objects, kind string, ranks map[string]uint64) ([]decoded
 		return bytes.Compare([]byte(a.key), []byte(b.key))
 	})
 	return out, nil
+}
+
+// inParallel calls f for every number below n, on all processors: most of the time that a gateway takes to start is
+// reading instances. A fault of the mapped file becomes an error as in guard, which sees its own goroutine's alone.
+func inParallel(n int, f func(int) error) error {
+	workers := min(runtime.GOMAXPROCS(0), 1+n/1000)
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			errs[w] = guard(func() error {
+				for i := w * n / workers; i < (w+1)*n/workers; i++ {
+					if err := f(i); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func attach[T any](all objects, kind string, ranks map[string]uint64, parents map[string]*vpc.VPCSpec, add func(*vpc.VPCSpec, *T)) error {
