@@ -33,6 +33,8 @@ func (r *Rule) hasBareForm() bool {
 		return false
 	case m.Protocol != vpc.ProtocolAll || m.ICMPType != 0 || m.SYN != 0 || m.PhysdevIsBridged || m.GroupFrame || !m.SrcMAC.IsZero():
 		return false
+	case len(m.States) > 1: // in another order, too
+		return false
 	case m.Mark != nil && m.Mark.Mask == 0xffffffff: // a full mask is left out
 		return false
 	}
@@ -69,7 +71,7 @@ func BareForms(f vpc.Family, chain, set string) Chain {
 		{Match: Match{Mark: &mark, Dst: src, Sets: []SetMatch{{Set: set, Dir: "dst", Not: true}}}},
 		{Match: Match{Mark: &Mark{0, 0xffff0000}}},
 		{Match: Match{States: []vpc.ConnState{vpc.StateEstablished}}},
-		{Match: Match{States: []vpc.ConnState{vpc.StateNew, vpc.StateRelated, vpc.StateInvalid}}},
+		{Match: Match{States: []vpc.ConnState{vpc.StateInvalid}}},
 		{Match: Match{Sets: []SetMatch{{Set: set, Dir: "src"}}}},
 		{Target: Target{Kind: SetMark, Mark: mark}},
 		{Target: Target{Kind: SetMark, Mark: Mark{0, 0xffff0000}}},

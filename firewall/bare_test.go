@@ -56,6 +56,8 @@ func TestFormsThatArePrintedInAnotherWayHaveAComment(t *testing.T) {
 		{"a link and a prefix", Rule{Match: Match{In: "eth0", Src: prefix("10.0.0.0/8")}}, false},
 		{"an IPv6 prefix", Rule{Match: Match{Src: prefix("fd00::/8")}}, true},
 		{"an IPv6 prefix that may end in an IPv4 address", Rule{Match: Match{Dst: prefix("::102:304/128")}}, false},
+		{"a state", Rule{Match: Match{States: []vpc.ConnState{vpc.StateInvalid}}}, true},
+		{"several states", Rule{Match: Match{States: []vpc.ConnState{vpc.StateNew, vpc.StateRelated}}}, false},
 		{"a full mask", Rule{Match: Match{Mark: &Mark{1, 0xffffffff}}}, false},
 		{"a protocol", Rule{Match: Match{Protocol: vpc.ProtocolTCP}}, false},
 		{"somebody's rule", Rule{ID: "sgr-1"}, false},
