@@ -325,7 +325,7 @@ type burst struct {
 // message is the kernel's struct mmsghdr.
 type message struct {
 	header unix.Msghdr
-	length uint32
+	_      uint32 // how much was sent; the kernel fills it in
 }
 
 func newBurst() *burst {

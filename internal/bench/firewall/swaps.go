@@ -17,7 +17,6 @@ import (
 
 // stream is one of them.
 type stream struct {
-	name    string
 	to      netip.AddrPort
 	allowed bool
 	sink    *netlab.Sink
