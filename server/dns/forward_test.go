@@ -375,9 +375,7 @@ func TestTheSameQuestionIsAskedOnce(t *testing.T) {
 	if n := up.udp.Load(); n > rounds {
 		t.Errorf("asked %d times", n)
 	}
-	if n := s.Stats().Waiting; n != 0 {
-		t.Errorf("%d still wait", n)
-	}
+	waitFor(t, "nobody to wait any more", func() bool { return s.Stats().Waiting == 0 })
 }
 
 func TestAClientCannotTakeAllTheRoom(t *testing.T) {
