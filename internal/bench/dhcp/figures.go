@@ -74,6 +74,7 @@ var figures = []figure{
 	{"the same, CPU per exchange", "most", cpuKey, kea, cpuKey, false, 0.7, 0.5},
 	{"durable exchanges/s, 60,000 new clients, vs Kea", "new", rateKey, kea, rateKey, true, 0.8, 1.0},
 	{"CPU per exchange at 4,000/s, vs Kea", "steady", cpuKey, kea, cpuKey, false, 1.15, 0.9},
+	{"CPU per DHCPv6 exchange at 4,000/s, vs Kea", "steady6", cpuKey, kea, cpuKey, false, 1.2, 1.0},
 	{"exchanges/s, 4,000 clients, vs ISC dhcpd (durable)", "most", rateKey, isc, rateKey, true, 3, 4},
 	{"exchanges/s, 60,000 new clients, vs dnsmasq (durable)", "new", rateKey, dnsmasq, rateKey, true, 8, 12},
 	{"exchanges/s at twice the load it can carry, vs its best", "overload", rateKey, gatehouse, bestKey, true, 0.7, 0.9},

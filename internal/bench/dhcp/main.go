@@ -1,5 +1,5 @@
 // Command dhcp measures gatehouse's DHCP beside Kea, ISC dhcpd and dnsmasq: the same clients (perfdhcp, which speaks as a
-// relay), one core for the server and another for the clients, two network namespaces.
+// relay; of DHCPv6 our own), one core for the server and another for the clients, two network namespaces.
 //
 // gatehouse is the daemon itself, with every client a registered interface, and every ACK durable. ISC dhcpd and dnsmasq
 // sync their lease files too; Kea's memfile does not: what it has acknowledged may be lost with the power.
@@ -114,6 +114,9 @@ var workloads = []workload{
 	{"overload", []string{gatehouse}, (*bench).overload},
 	{"enrol", []string{gatehouse}, (*bench).enrolments},
 	{"restart", []string{gatehouse, kea}, (*bench).restart},
+	{"steady6", []string{gatehouse, kea}, func(b *bench, ctx context.Context, server string) error {
+		return b.exchanges6(ctx, "steady6", server)
+	}},
 }
 
 func workloadNames() []string {

@@ -149,16 +149,16 @@ func settings(server, dir string, clients int) error {
 } }
 `, serverLink, dir, subnet, poolFirst, poolLast, linkAddr)
 		files["kea6.json"] = fmt.Sprintf(`{ "Dhcp6": {
-  "interfaces-config": { "interfaces": [ %q ] },
+  "interfaces-config": { "interfaces": [ "%s/%s" ] },
   "lease-database": { "type": "memfile", "persist": true, "name": "%s/kea6.csv", "lfc-interval": 0 },
   "multi-threading": { "enable-multi-threading": false },
   "server-id": { "type": "LLT", "persist": false },
   "valid-lifetime": 3600, "preferred-lifetime": 3000, "renew-timer": 1800, "rebind-timer": 2700,
-  "subnet6": [ { "id": 1, "subnet": "fd00:99::/64", "interface": %[1]q, "pools": [ { "pool": "fd00:99::1:0 - fd00:99::ff:ffff" } ],
-     "option-data": [ { "name": "dns-servers", "data": "fd00:99::1" } ] } ],
+  "subnet6": [ { "id": 1, "subnet": %q, "pools": [ { "pool": "fd00:99::1:0 - fd00:99::ff:ffff" } ],
+     "option-data": [ { "name": "dns-servers", "data": %q } ] } ],
   "loggers": [ { "name": "kea-dhcp6", "severity": "ERROR", "output_options": [ { "output": "stderr" } ] } ]
 } }
-`, serverLink, dir)
+`, serverLink, server6, dir, subnet6, link6)
 	case isc:
 		last := poolLast
 		if clients <= fewClients { // it is much faster with a small pool: let it

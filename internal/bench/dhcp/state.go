@@ -36,7 +36,10 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 			return fmt.Errorf("a state with %d interfaces: %w", n, err)
 		}
 	}
-	return nil
+	both := relayed(fewClients)
+	both.VPCs[0].IPv6CIDRBlock = netip.PrefixFrom(subnet6.Addr(), 56)
+	both.VPCs[0].VSwitches[0].IPv6CIDRBlock = subnet6
+	return writeState(ctx, b.statePath6(), both, false)
 }
 
 // dir is where a server has its files during a measurement.
@@ -46,6 +49,9 @@ func (b *bench) dir(server string) string { return filepath.Join(b.lab.Dir, serv
 func (b *bench) statePath(clients int) string {
 	return filepath.Join(b.lab.Dir, fmt.Sprintf("state-%d", clients))
 }
+
+// statePath6 is the prepared state with few interfaces that have both families.
+func (b *bench) statePath6() string { return filepath.Join(b.lab.Dir, "state-both") }
 
 // empty gives a server an empty directory, and gatehouse a copy of the prepared state.
 func (b *bench) empty(server string, clients int) error {
@@ -89,7 +95,7 @@ func writeState(ctx context.Context, path string, want *vpc.Spec, leased bool) e
 
 // relayed is the network of perfdhcp's clients.
 func relayed(clients int) *vpc.Spec {
-	spec := network(vpc.AttachSpec{Relay: []netip.Addr{relayAddr}})
+	spec := network(vpc.AttachSpec{Relay: []netip.Addr{relayAddr, relay6}})
 	v := spec.VPCs[0]
 	for n := range clients {
 		i := &vpc.InstanceSpec{Name: fmt.Sprintf("c%d", n)}

@@ -63,7 +63,7 @@ func newWorld(ctx context.Context, lab *netlab.Lab, label string) (*world, error
 		space  *netlab.Space
 		link   string
 		v4, v6 string
-	}{{server, serverLink, serverAddr.String(), "fd00:98::1"}, {clients, clientLink, relayAddr.String(), "fd00:98::2"}} {
+	}{{server, serverLink, serverAddr.String(), server6.String()}, {clients, clientLink, relayAddr.String(), relay6.String()}} {
 		if _, err := end.space.Script(ctx, fmt.Sprintf("ip addr add %s/24 dev %s\nip addr add %s/64 dev %[2]s nodad\n", end.v4, end.link, end.v6)); err != nil {
 			return nil, err
 		}
