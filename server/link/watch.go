@@ -73,6 +73,12 @@ func openPort(port Port) (*packet.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", port.Name, err)
 	}
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // it works without
+			// The filter would drop what goes out by the port, but only once the kernel has copied each packet for it.
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
+		})
+	}
 	return c, nil
 }
 

@@ -69,6 +69,8 @@ func Open(p Port, filter []bpf.Instruction) (*Socket, error) {
 	}
 	_ = raw.Control(func(fd uintptr) { // it works with less too
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
+		// The filter would drop what goes out by the port, but only once the kernel has copied each packet for it.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 	})
 	return &Socket{Port: p, conn: conn, raw: raw}, nil
 }
