@@ -2,9 +2,11 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"gatehouse/firewall/conntrack"
 	"gatehouse/vpc"
@@ -99,25 +101,33 @@ func revoke(ctx context.Context, ct Conntrack, a affected, now *Force) (int, err
 	if a.none() {
 		return 0, nil
 	}
-	total := 0
-	for _, f := range vpc.Families() {
-		flows, err := ct.List(ctx, f, a.wants(now.Snapshot))
-		if err != nil {
-			return total, err
-		}
-		var ended []conntrack.Flow
-		for _, flow := range flows {
-			if a.ends(flow, now) {
-				ended = append(ended, flow)
-			}
-		}
-		n, err := ct.Delete(ctx, ended)
-		total += n
-		if err != nil {
-			return total, fmt.Errorf("cut %s flows: %w", f, err)
+	var cut [2]int
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i, f := range vpc.Families() {
+		wg.Go(func() { cut[i], errs[i] = a.revoke(ctx, ct, f, now) })
+	}
+	wg.Wait()
+	return cut[0] + cut[1], errors.Join(errs[:]...)
+}
+
+// revoke does it for one family.
+func (a affected) revoke(ctx context.Context, ct Conntrack, f vpc.Family, now *Force) (int, error) {
+	flows, err := ct.List(ctx, f, a.wants(now.Snapshot))
+	if err != nil {
+		return 0, err
+	}
+	var ended []conntrack.Flow
+	for _, flow := range flows {
+		if a.ends(flow, now) {
+			ended = append(ended, flow)
 		}
 	}
-	return total, nil
+	n, err := ct.Delete(ctx, ended)
+	if err != nil {
+		return n, fmt.Errorf("cut %s flows: %w", f, err)
+	}
+	return n, nil
 }
 
 // ends decides about one flow. What the gateway opens itself is not filtered, and lives on unless the other end's address is
