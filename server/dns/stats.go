@@ -94,7 +94,17 @@ type waiting struct {
 
 func newWaiting() *waiting { return &waiting{clients: map[netip.Addr]int{}} }
 
+// clientOf is what a source counts as when clients are limited. A guest may use any link-local address: all of a link are
+// one client.
+func clientOf(src netip.Addr) netip.Addr {
+	if src.IsLinkLocalUnicast() {
+		return netip.IPv6LinkLocalAllNodes().WithZone(src.Zone())
+	}
+	return src
+}
+
 func (w *waiting) enter(client netip.Addr) bool {
+	client = clientOf(client)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.total >= maxWaiting || w.clients[client] >= maxWaitingClient {
@@ -106,6 +116,7 @@ func (w *waiting) enter(client netip.Addr) bool {
 }
 
 func (w *waiting) leave(client netip.Addr) {
+	client = clientOf(client)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.total--

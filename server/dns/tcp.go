@@ -33,6 +33,7 @@ type connections struct {
 }
 
 func (c *connections) enter(client netip.Addr) bool {
+	client = clientOf(client)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.total >= maxConns || c.clients[client] >= maxConnsClient {
@@ -47,6 +48,7 @@ func (c *connections) enter(client netip.Addr) bool {
 }
 
 func (c *connections) leave(client netip.Addr) {
+	client = clientOf(client)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.total--
