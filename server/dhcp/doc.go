@@ -9,6 +9,7 @@
 // came in, which reaches a guest that has no address yet, and nobody else. A UDP socket on the server's port of each
 // vSwitch's link receives nothing: see port.Reservation.
 //
-// One queue per worker is bounded and drops the oldest: under overload the requests whose clients still wait are served.
-// A client's messages stay in order because its MAC chooses the worker.
+// One queue per worker is bounded and fair to the ports: under overload a flood loses its own packets, exchanges that have
+// begun are finished, and of the rest the requests whose clients still wait are served. A client's messages stay in order
+// because its MAC chooses the worker, but that a DISCOVER or SOLICIT may be overtaken by what follows it.
 package dhcp

@@ -2,11 +2,13 @@ package port
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +40,26 @@ func relays(t *testing.T, network, server string, peers ...string) (*Relay, map[
 			break // all of 127.0.0.0/8 is there
 		}
 		if _, err := space.Run(t.Context(), "ip", "addr", "add", a, "dev", "lo", "nodad"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := netlab.Eventually(ctx, func() error { // the kernel makes it an address of the host a little later
+			if out, err := space.Run(ctx, "ip", "-6", "route", "get", a); err != nil || !strings.HasPrefix(out, "local") {
+				return fmt.Errorf("%q, %w", out, err)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		// The kernel makes the route to an address of its own a little later than the address.
+		if err := netlab.Eventually(t.Context(), func() error {
+			out, err := space.Run(t.Context(), "ip", "-6", "route", "show", "table", "local")
+			if err == nil && !strings.Contains(out, "local "+a+" ") {
+				err = fmt.Errorf("no route to %s yet", a)
+			}
+			return err
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -97,8 +119,10 @@ func TestRelayReceivesAndSendsManyAtOnce(t *testing.T) {
 				select {
 				case d := <-received:
 					got[d.Relay] = append(got[d.Relay], string(d.Payload))
+				case err := <-done:
+					t.Fatalf("received only %v: %v", got, err)
 				case <-time.After(10 * time.Second):
-					t.Fatalf("received only %v", got)
+					t.Fatalf("received %d from %s and %d from %s", len(got[netip.MustParseAddr(addrs[1])]), addrs[1], len(got[netip.MustParseAddr(addrs[2])]), addrs[2])
 				}
 			}
 			same(t, got, peers, each)
