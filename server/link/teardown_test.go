@@ -36,6 +36,7 @@ ip route add blackhole 10.0.0.0/8`},
 		t.Run(c.name, func(t *testing.T) {
 			g := newGateway(t)
 			g.sh("%s", c.before)
+			g.settled()
 			before := g.picture()
 			g.start()
 			g.apply(network(2, nil))
