@@ -7,7 +7,7 @@ import "slices"
 func (c *Chain) Same(o *Chain) bool { return c.text != nil && c.text == o.text }
 
 func (c *Chain) equal(o *Chain) bool {
-	return c.Name == o.Name && slices.EqualFunc(c.Rules, o.Rules, func(a, b Rule) bool { return a.equal(&b) })
+	return c.Same(o) || c.Name == o.Name && slices.EqualFunc(c.Rules, o.Rules, func(a, b Rule) bool { return a.equal(&b) })
 }
 
 func (r *Rule) equal(o *Rule) bool {

@@ -10,12 +10,13 @@ import (
 
 // familyState is what a Compiler keeps of one family, in parts that different changes make stale.
 type familyState struct {
-	frame    *part                  // what depends neither on groups nor on interfaces
-	bindings map[string]*part       // who may send what, by vSwitch ID
-	dispatch *part                  // finds the profile of an address
-	profiles []*profile             // those of which somebody has an address of the family, by name
-	policies *part                  // the chains of profiles
-	refusals map[vpc.Reason][]Chain // the one chain of a reason
+	frame    *part                                // what depends neither on groups nor on interfaces
+	bindings map[string]*part                     // who may send what, by vSwitch ID
+	dispatch *part                                // finds the profile of an address
+	trees    map[vpc.Direction]subtrees[*profile] // the nodes of dispatch
+	profiles []*profile                           // those of which somebody has an address of the family, by name
+	policies *part                                // the chains of profiles
+	refusals map[vpc.Reason][]Chain               // the one chain of a reason
 
 	tables Tables
 	sets   []Set // by name
@@ -34,6 +35,9 @@ func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 	st.profiles = profiles
 	dispatch := st.dispatch == nil || others || moved || !b.feat.MapMark && len(d.Interfaces) > 0
 	if dispatch {
+		if st.trees == nil || moved { // another id is another place
+			st.trees = map[vpc.Direction]subtrees[*profile]{}
+		}
 		b.build(&st.dispatch, (*builder).groupStages)
 	}
 	if b.err != nil {

@@ -217,12 +217,15 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 				mask := uint32(0xffffffff<<(32-p.Bits())) >> shift & b.marks.mask
 				return Match{Mark: &Mark{valueOf(p.Addr()) >> shift, mask}}
 			},
-			leaf: func(p *profile) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(p, dir)}} },
+			leaf:  func(p *profile) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(p, dir)}} },
+			known: b.st.trees[dir], nodes: subtrees[*profile]{},
 		}
 		byID := slices.Clone(b.st.profiles)
 		slices.SortFunc(byID, func(x, y *profile) int { return cmp.Compare(x.id, y.id) })
 		rules := []Rule{{Match: Match{Mark: &none}, Target: Target{Kind: Goto, Chain: unknown}}}
-		return append(append(rules, t.node(byID)...), miss)
+		inner, _ := t.node(byID)
+		b.st.trees[dir] = t.nodes
+		return append(append(rules, inner...), miss)
 	}
 	type member struct {
 		addr netip.Addr
@@ -249,7 +252,8 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 		},
 		leaf: func(m member) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(m.p, dir)}} },
 	}
-	return append(t.node(members), miss)
+	rules, _ := t.node(members)
+	return append(rules, miss)
 }
 
 func addrOf(v uint32) netip.Addr {

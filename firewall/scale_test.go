@@ -7,8 +7,8 @@ import (
 	"gatehouse/vpc"
 )
 
-// all is what a current kernel can do.
-var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, Bare: true}
+// all is what most kernels can do: bindings of IPv6 are rules.
+var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true}
 
 const full = 10_000
 
@@ -66,4 +66,18 @@ func BenchmarkCompileMembership(b *testing.B) {
 func BenchmarkCompileOneRule(b *testing.B) {
 	spec := scale.Spec(full)
 	benchmarkSteps(b, vpc.NewSnapshot(spec, scale.Host(), 1), vpc.NewSnapshot(scale.AddRule(spec, 3, 8080), scale.Host(), 2))
+}
+
+func BenchmarkCompileNewCombination(b *testing.B) {
+	spec := scale.Spec(full)
+	benchmarkSteps(b, vpc.NewSnapshot(spec, scale.Host(), 1), vpc.NewSnapshot(scale.Join(spec, 4242, "g1", "g99", "g500"), scale.Host(), 2))
+}
+
+func BenchmarkCompileInstanceLess(b *testing.B) {
+	spec := scale.Spec(full)
+	less := *spec
+	v := *spec.VPCs[0]
+	v.Instances = append(append([]*vpc.InstanceSpec{}, v.Instances[:4242]...), v.Instances[4243:]...)
+	less.VPCs = []*vpc.VPCSpec{&v}
+	benchmarkSteps(b, vpc.NewSnapshot(spec, scale.Host(), 1), vpc.NewSnapshot(&less, scale.Host(), 2))
 }

@@ -62,7 +62,8 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 			match: func(p netip.Prefix) Match { return Match{Src: p} },
 			leaf:  func(x binding) Rule { return Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK} },
 		}
-		rules = append(rules, t.node(bindings(w, b.f))...)
+		inner, _ := t.node(bindings(w, b.f))
+		rules = append(rules, inner...)
 	}
 	b.chain("raw", spoofChain(w), append(rules, miss)...)
 }

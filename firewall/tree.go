@@ -100,23 +100,34 @@ func linkKey(s string) string {
 
 // prefixTree is a tree over 32-bit or 128-bit keys with a fan-out of four, path-compressed: addresses, or marks written
 // as if they were IPv4 addresses.
-type prefixTree[K any] struct {
+type prefixTree[K comparable] struct {
 	b           *builder
 	table, root string
 	addr        func(K) netip.Addr
 	match       func(netip.Prefix) Match
 	leaf        func(K) Rule // its match is added to that of the key
 	miss        []Rule
+
+	known, nodes subtrees[K] // of the tree that was there before, if there was one, and of this one
 }
 
-// node returns the rules over keys, sorted by address and different.
-func (t *prefixTree[K]) node(keys []K) []Rule {
-	var rules []Rule
+// subtrees are the inner nodes of a tree by the names of their chains. A node over the same keys is the same, with all that is
+// below it.
+type subtrees[K comparable] map[string]subtree[K]
+
+type subtree[K comparable] struct {
+	keys  []K
+	chain Chain
+	below []string // names of the nodes that it leads to
+}
+
+// node returns the rules over keys, sorted by address and different, and the names of the nodes that they lead to.
+func (t *prefixTree[K]) node(keys []K) (rules []Rule, below []string) {
 	if len(keys) <= 4 {
 		for _, k := range keys {
 			rules = append(rules, t.rule(k))
 		}
-		return rules
+		return rules, nil
 	}
 	depth := commonBits(t.addr(keys[0]), t.addr(keys[len(keys)-1])) &^ 1
 	for len(keys) > 0 {
@@ -133,10 +144,31 @@ func (t *prefixTree[K]) node(keys []K) []Rule {
 		}
 		p, _ = t.addr(group[0]).Prefix(commonBits(t.addr(group[0]), t.addr(group[n-1])) &^ 1)
 		chain := nodeName(t.root, p)
-		t.b.chain(t.table, chain, append(t.node(group), t.miss...)...)
+		if !t.keep(chain, group) {
+			inner, names := t.node(group)
+			t.b.chain(t.table, chain, append(inner, t.miss...)...)
+			if t.nodes != nil {
+				t.nodes[chain] = subtree[K]{group, t.b.tables[t.table][chain], names}
+			}
+		}
 		rules = append(rules, Rule{Match: t.match(p), Target: Target{Kind: Goto, Chain: chain}})
+		below = append(below, chain)
 	}
-	return rules
+	return rules, below
+}
+
+// keep takes over a node and all below it from the tree that was there before, if it was over the same keys.
+func (t *prefixTree[K]) keep(chain string, keys []K) bool {
+	old, ok := t.known[chain]
+	if !ok || !slices.Equal(old.keys, keys) {
+		return false
+	}
+	t.b.add(t.table, old.chain)
+	t.nodes[chain] = old
+	for _, name := range old.below {
+		t.keep(name, t.known[name].keys)
+	}
+	return true
 }
 
 func (t *prefixTree[K]) rule(k K) Rule {
