@@ -152,8 +152,17 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 // SetSnapshot replaces what the engine knows about the network. A lease whose address now belongs to somebody else is
 // refused at its next renewal.
 func (e *Engine) SetSnapshot(s *vpc.Snapshot) {
-	e.snapshot.Store(s)
-	e.warnFullPools(s)
+	old := e.snapshot.Swap(s)
+	if old == nil || otherAddresses(vpc.Compare(old, s)) {
+		e.warnFullPools(s)
+	}
+}
+
+// otherAddresses reports whether a vSwitch may have more or fewer addresses, or more or fewer of them in use.
+func otherAddresses(d *vpc.Delta) bool {
+	return len(d.VSwitches) > 0 || slices.ContainsFunc(d.Interfaces, func(p vpc.Pair[vpc.Interface]) bool {
+		return p.Old == nil || p.New == nil || !p.Old.SameBindings(p.New)
+	})
 }
 
 // Snapshot returns the network as the engine sees it; nil before the first SetSnapshot.
