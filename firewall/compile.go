@@ -45,8 +45,7 @@ type Compiler struct {
 	features Features
 	refit    bool // RefuseMidStream is not what it was
 
-	last     *vpc.Snapshot          // what all below was compiled from; nil: nothing
-	groups   map[string]*groupRules // by group ID
+	last     *vpc.Snapshot // what all below was compiled from; nil: nothing
 	profiles profileTable
 	families [2]familyState
 }

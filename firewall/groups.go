@@ -37,39 +37,31 @@ var directions = [2]vpc.Direction{vpc.Egress, vpc.Ingress}
 
 // recompileGroups compiles the profiles that are new or have a group that differs.
 func (c *Compiler) recompileGroups(s *vpc.Snapshot, d *vpc.Delta) {
-	if c.groups == nil {
-		c.groups = map[string]*groupRules{}
-	}
 	differs := make(map[string]bool, len(d.Groups))
 	for _, p := range d.Groups {
 		for _, g := range []*vpc.SecurityGroup{p.Old, p.New} {
 			if g != nil {
 				differs[g.ID] = true
-				delete(c.groups, g.ID)
 			}
 		}
 	}
+	groups := map[string]*groupRules{} // by ID; compiled once for all profiles, and not kept
 	for _, p := range c.profiles.all {
 		p.fresh = p.chains == nil || len(differs) > 0 && slices.ContainsFunc(p.groups, func(id string) bool { return differs[id] })
 		if p.fresh {
-			c.recompileProfile(s, p)
+			c.recompileProfile(s, p, groups)
 		}
 	}
 }
 
-// group returns the compiled rules of a group.
-func (c *Compiler) group(s *vpc.Snapshot, id string) *groupRules {
-	if out := c.groups[id]; out != nil {
-		return out
-	}
-	g := s.GroupByID(id)
-	out := &groupRules{id: id, basic: g.Type == vpc.GroupBasic, inner: g.Type == vpc.GroupBasic && g.InnerAccess != vpc.Drop}
+// newGroupRules compiles the rules of a group.
+func newGroupRules(g *vpc.SecurityGroup) *groupRules {
+	out := &groupRules{id: g.ID, basic: g.Type == vpc.GroupBasic, inner: g.Type == vpc.GroupBasic && g.InnerAccess != vpc.Drop}
 	for fi, f := range vpc.Families() {
 		for di, dir := range directions {
 			out.rules[fi][di] = compileGroup(g, dir, f)
 		}
 	}
-	c.groups[id] = out
 	return out
 }
 
@@ -97,10 +89,13 @@ func compileGroup(g *vpc.SecurityGroup, dir vpc.Direction, f vpc.Family) []group
 }
 
 // recompileProfile compiles the chains of a profile. Those that come out as they were stay the same.
-func (c *Compiler) recompileProfile(s *vpc.Snapshot, p *profile) {
+func (c *Compiler) recompileProfile(s *vpc.Snapshot, p *profile, compiled map[string]*groupRules) {
 	groups := make([]*groupRules, len(p.groups))
 	for i, id := range p.groups {
-		groups[i] = c.group(s, id)
+		if compiled[id] == nil {
+			compiled[id] = newGroupRules(s.GroupByID(id))
+		}
+		groups[i] = compiled[id]
 	}
 	out := &profileChains{}
 	for fi, f := range vpc.Families() {
@@ -135,7 +130,10 @@ func (c *Compiler) profileRules(groups []*groupRules, pc *profileChains, f vpc.F
 	size := 1 + len(groups)
 	for _, g := range groups {
 		for _, r := range g.rules[fi][di] {
-			size += 2 * len(r.matches) // a drop is two rules
+			size += len(r.matches)
+			if r.spec.Policy != vpc.Accept && c.features.NFLog {
+				size += len(r.matches) // it is logged by a rule of its own
+			}
 		}
 	}
 	rules := make([]Rule, 0, size)

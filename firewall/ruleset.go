@@ -52,21 +52,21 @@ type Rule struct {
 // Match is what a rule asks of a packet. The zero value of a field asks nothing.
 type Match struct {
 	In, Out          string       // link names; a final + stands for any rest
-	NotIn, NotOut    bool         // negate In, Out
 	Src, Dst         netip.Prefix //
-	NotSrc, NotDst   bool         // negate Src, Dst
-	Protocol         vpc.Protocol // ProtocolAll asks nothing
 	SrcPorts         vpc.Ports    // at most 15 multiport slots (a range takes two)
 	DstPorts         vpc.Ports    //
-	ICMPType         int          // type+1, so that zero asks nothing (type 0 is echo reply)
-	ICMPCode         int          // code+1; only with ICMPType
-	SrcMAC           vpc.MAC      //
 	Sets             []SetMatch   // all must hold
 	States           []vpc.ConnState
-	Mark             *Mark // the packet's mark, under a mask
-	SYN              int   // +1: opens a TCP connection (SYN without ACK, RST, FIN); -1: does not
-	PhysdevIsBridged bool  // bridged, not routed
-	GroupFrame       bool  // in a frame for many stations: broadcast or multicast
+	Mark             *Mark        // the packet's mark, under a mask
+	ICMPType         int          // type+1, so that zero asks nothing (type 0 is echo reply)
+	ICMPCode         int          // code+1; only with ICMPType
+	SYN              int          // +1: opens a TCP connection (SYN without ACK, RST, FIN); -1: does not
+	Protocol         vpc.Protocol // ProtocolAll asks nothing
+	SrcMAC           vpc.MAC      //
+	NotIn, NotOut    bool         // negate In, Out
+	NotSrc, NotDst   bool         // negate Src, Dst
+	PhysdevIsBridged bool         // bridged, not routed
+	GroupFrame       bool         // in a frame for many stations: broadcast or multicast
 }
 
 // SetMatch asks that an address (or an address and MAC) of the packet is in a set.

@@ -123,6 +123,7 @@ type subtree[K comparable] struct {
 
 // node returns the rules over keys, sorted by address and different, and the names of the nodes that they lead to.
 func (t *prefixTree[K]) node(keys []K) (rules []Rule, below []string) {
+	rules = make([]Rule, 0, 4+len(t.miss))
 	if len(keys) <= 4 {
 		for _, k := range keys {
 			rules = append(rules, t.rule(k))

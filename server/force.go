@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ type step struct {
 
 // retryAfter are the pauses between attempts to put a refused revision in force; the last one repeats.
 var retryAfter = [...]time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second}
+
+// largeChange is how long a change takes of which much memory is left over.
+const largeChange = time.Second
 
 // force puts snapshots in force, one at a time and the newest first: what was asked for while one was being applied is
 // coalesced. A revision that a step refuses stays the goal and is tried again; the steps behind the refusing one are not
@@ -68,7 +72,7 @@ func (f *force) Run(ctx context.Context) error {
 		case <-f.wake:
 		case <-retry.C:
 		}
-		s := f.goal()
+		s, start := f.goal(), time.Now()
 		err := f.attempt(ctx, s)
 		if ctx.Err() != nil {
 			return nil
@@ -77,6 +81,9 @@ func (f *force) Run(ctx context.Context) error {
 			continue
 		}
 		f.finish(s.Revision, err)
+		if time.Since(start) > largeChange {
+			go debug.FreeOSMemory() // what it has taken meanwhile is not needed until the next one
+		}
 		if err == nil {
 			failures = 0
 			retry.Stop()

@@ -59,6 +59,10 @@ const shutdownTime = 5 * time.Second
 // makes while it starts stays, and looking through it as often as usual would take as long as all the rest.
 const startGCPercent = 400
 
+// runGCPercent is the same for a daemon that is ready, unless GOGC says otherwise. Most of its heap stays as it is for ever:
+// less room for garbage costs little time, and of the memory of a large network it is the larger part.
+const runGCPercent = 40
+
 // Serve runs the daemon until ctx ends. The rules stay in force when it returns.
 func Serve(ctx context.Context, opt Options) error {
 	c, err := opt.LoadConfig()
@@ -71,7 +75,13 @@ func Serve(ctx context.Context, opt Options) error {
 		return errors.New("api.listen: this version serves its socket only: leave it empty")
 	}
 	usual := debug.SetGCPercent(startGCPercent)
-	settled := sync.OnceFunc(func() { debug.SetGCPercent(usual) })
+	if os.Getenv("GOGC") == "" {
+		usual = runGCPercent
+	}
+	settled := sync.OnceFunc(func() {
+		debug.SetGCPercent(usual)
+		debug.FreeOSMemory()
+	})
 	defer settled()
 	st, err := openStore(c, log)
 	if err != nil {
