@@ -6,12 +6,13 @@
 //
 //   - spec.go      the declared tree, field for field the manifest
 //   - object.go    kinds of objects, and how people name one
-//   - validate.go  every rule a Spec must keep; all problems at once
+//   - validate.go  every rule a Spec must keep; all problems at once (validate_change.go: the verdict from what differs)
 //   - merge.go     current Spec + wanted Spec -> candidate Spec, with IDs and addresses chosen
 //   - edit.go      one object set or deleted by hand
 //   - enrol.go     current Spec + unknown MAC -> Spec with an instance for it
 //   - diff.go      what differs between two Specs, as a plan shows it
-//   - snapshot.go  an immutable, resolved view of one revision
+//   - snapshot.go  an immutable, resolved view of one revision (resolution.go: how it follows from the one before)
+//   - compare.go   what differs between two snapshots
 //   - resolve.go   what somebody means who names one end of a connection
 //   - evaluate.go  the policy in plain code: Snapshot + Packet -> Verdict
 //   - verdict.go   packets, stages, verdicts and the published reason codes

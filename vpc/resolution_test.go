@@ -118,7 +118,7 @@ func shown(t *testing.T, s *Snapshot) string {
 
 // Whatever happens between two revisions, and however many others were in between: Next gives what NewSnapshot gives.
 func TestNextEqualsAStartFromNothing(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(15) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		spec := &Spec{}
 		s := NewSnapshot(spec, Host{}, 0)

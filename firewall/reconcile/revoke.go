@@ -20,7 +20,7 @@ type affected struct {
 }
 
 // affectedBy compares two snapshots; a nil old one means that nothing is known of what was allowed before. What can only
-// have been allowed more affects nobody: see tightened.
+// have been allowed more affects nobody: see tighten.go.
 func affectedBy(old, new *vpc.Snapshot) affected {
 	a := affected{changed: map[netip.Addr]bool{}, departed: map[netip.Addr]bool{}}
 	if old == nil {
@@ -42,16 +42,15 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 		a.all = true
 		return a
 	}
-	t := tightening{old, new}
 	for _, p := range d.Interfaces {
 		switch {
-		case p.New == nil, p.Old == nil && !t.anybody(p.New):
-		case p.Old == nil || t.interfaces(p.Old, p.New):
+		case p.New == nil, p.Old == nil && !tightensByComing(p.New):
+		case p.Old == nil || tightensInterface(p.Old, p.New):
 			a.change(p.Old, p.New)
 		}
 	}
 	for _, p := range d.Groups {
-		if p.New != nil && (p.Old == nil || t.groups(p.Old, p.New)) {
+		if p.New != nil && (p.Old == nil || tightensGroup(p.Old, p.New)) {
 			a.change(p.New.Members...)
 		}
 	}

@@ -6,23 +6,22 @@ import (
 	"gatehouse/vpc"
 )
 
-// tightening tells changes after which less may be allowed than before from those after which nothing is refused that was
+// What follows tells changes after which less may be allowed than before from those after which nothing is refused that was
 // allowed. The flows of a large network are many, and most changes only add to what may pass: an instance comes, a rule
 // accepts something more.
 //
 // Rules are asked in order and the first one decides, drop before accept among equals. So one more rule that accepts, or
 // one less that drops, refuses nothing that was allowed; anything else may. A group that members join or leave is named
 // by the rules of others too: there the same holds when none of them drops.
-type tightening struct{ old, new *vpc.Snapshot }
 
-// anybody reports whether an interface that was not there may take something away from others. It had no flows itself: what
+// tightensByComing reports whether an interface that was not there may take something away from others. It had no flows itself: what
 // nobody owns is refused.
-func (t tightening) anybody(n *vpc.Interface) bool {
+func tightensByComing(n *vpc.Interface) bool {
 	return slices.ContainsFunc(n.Groups, droppedBySomebody)
 }
 
-// interfaces reports whether less may be allowed to an interface or, because of its memberships, to others.
-func (t tightening) interfaces(old, new *vpc.Interface) bool {
+// tightensInterface reports whether less may be allowed to an interface or, because of its memberships, to others.
+func tightensInterface(old, new *vpc.Interface) bool {
 	if old.MAC != new.MAC || old.VSwitch.ID != new.VSwitch.ID || old.PrivateIP != new.PrivateIP ||
 		!slices.Equal(old.SecondaryPrivateIPs, new.SecondaryPrivateIPs) || !slices.Equal(old.IPv6Addresses, new.IPv6Addresses) ||
 		old.Type() != new.Type() {
@@ -44,8 +43,8 @@ func (t tightening) interfaces(old, new *vpc.Interface) bool {
 	return false
 }
 
-// groups reports whether a group may allow its members less than before.
-func (t tightening) groups(old, new *vpc.SecurityGroup) bool {
+// tightensGroup reports whether a group may allow its members less than before.
+func tightensGroup(old, new *vpc.SecurityGroup) bool {
 	if old.Type != new.Type || old.InnerAccess != new.InnerAccess && new.InnerAccess == vpc.Drop {
 		return true
 	}
