@@ -135,7 +135,7 @@ func (g *gateway) foreignObjects() map[string]string {
 	}
 	for _, command := range []string{
 		"ip -d -j addr show dev br-foreign", "ip -d -j link show dev vf0", "bridge -d -j link show dev vf0",
-		"ip -j route show dev br-foreign", "ip -6 -j route show dev br-foreign", "ip -j rule", "ip -6 -j rule", "ip -j neigh show dev br-foreign",
+		"ip -j route show dev br-foreign", "ip -6 -j route show dev br-foreign", "ip -j rule", "ip -6 -j rule", "ip -j neigh show dev br-foreign nud permanent",
 		// A gateway forwards, and what accepted router advertisements goes on to.
 		"sysctl -a --pattern '^net\\.ipv[46]\\.(conf|neigh)\\.br-foreign\\.' | grep -v 'forwarding =\\|accept_ra ='",
 	} {
