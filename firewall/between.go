@@ -65,6 +65,9 @@ func detour(before, after *Tables) []Table {
 	if len(fresh) > maxDetour {
 		fresh = nil
 	}
+	if len(handed) == 0 && onlyMore(before, after) {
+		return after.Tables // who has a mark already is judged as before
+	}
 	marks := append(fresh, handed...)
 	slices.SortFunc(marks, func(a, b Mark) int { return cmp.Compare(a.Value, b.Value) })
 
@@ -90,6 +93,36 @@ func detour(before, after *Tables) []Table {
 		*root = Chain{Name: root.Name, Rules: append(head, root.Rules...), text: &chainText{}}
 	}
 	return tables
+}
+
+// onlyMore reports whether the tables of after are those of before with chains added, and with nothing changed but how profiles
+// are found.
+func onlyMore(before, after *Tables) bool {
+	if len(before.Tables) != len(after.Tables) {
+		return false
+	}
+	for i := range before.Tables {
+		was, now := &before.Tables[i], &after.Tables[i]
+		if was.Name != now.Name || !slices.Equal(was.Hooks, now.Hooks) {
+			return false
+		}
+		left := now.Chains
+		for j := range was.Chains {
+			c := &was.Chains[j]
+			for len(left) > 0 && left[0].Name < c.Name {
+				left = left[1:]
+			}
+			if len(left) == 0 || left[0].Name != c.Name || !left[0].Same(c) && !inTree(c.Name, chainEgress) && !inTree(c.Name, chainIngress) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// inTree reports whether a chain is the root of a tree or a node of it.
+func inTree(chain, root string) bool {
+	return chain == root || strings.HasPrefix(chain, root+"-")
 }
 
 func mangle(t *Tables) []Chain {
