@@ -45,7 +45,7 @@ const (
 // spread is a figure's values over the rounds.
 type spread struct{ median, min, max float64 }
 
-func spreadOf(samples []sample, of func(sample) float64) spread {
+func spreadOf[S any](samples []S, of func(S) float64) spread {
 	v := make([]float64, len(samples))
 	for i, s := range samples {
 		v[i] = of(s)
@@ -89,6 +89,9 @@ func (b *bench) report() bool {
 		o, p := spreadOf(ours, f.of), spreadOf(theirs, f.of)
 		ok = b.row(t, f, o, p) && ok
 	}
+	if len(b.busy) > 0 {
+		b.reportChanges(t, &ok)
+	}
 	if nsd := b.running["nsd"]; nsd != nil && b.running[aloneServer] != nil {
 		f := figure{workload: "memory", what: "PSS MB, DNS alone", peer: "nsd", must: mustMemory, aim: aimMemory}
 		o, p := b.megabytes(aloneServer), b.megabytes("nsd")
@@ -97,6 +100,41 @@ func (b *bench) report() bool {
 	}
 	t.Flush()
 	return ok
+}
+
+// reportChanges compares asking while a revision changes names with asking at rest.
+func (b *bench) reportChanges(t writer, ok *bool) {
+	of := func(changes []change, what func(change) float64) spread {
+		samples := make([]float64, len(changes))
+		for i, c := range changes {
+			samples[i] = what(c)
+		}
+		return spreadOf(samples, func(v float64) float64 { return v })
+	}
+	cpu := func(c change) float64 { return c.cpu }
+	f := figure{workload: changeWorkload, what: fmt.Sprintf("CPU us/query, %d names change once in %s", changed, changeSpan), peer: "at rest", must: 1.3, aim: 1.15}
+	*ok = b.row(t, f, of(b.busy, cpu), of(b.rest, cpu)) && *ok
+	for _, shown := range []struct {
+		what string
+		of   func(change) float64
+	}{
+		{"p50 us", func(c change) float64 { return c.P50 }},
+		{"p99 us", func(c change) float64 { return c.P99 }},
+		{"lost", func(c change) float64 { return float64(c.Lost) }},
+	} {
+		busy, rest := of(b.busy, shown.of), of(b.rest, shown.of)
+		ratio := "-"
+		if rest.median > 0 {
+			ratio = fmt.Sprintf("%.2f", busy.median/rest.median)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\tat rest\t%s\t%s\t\t\tshown only\n", changeWorkload, shown.what, busy, rest, ratio)
+	}
+	fmt.Fprintf(t, "%s\tseconds until in force\t%s\t\t\t\t\t\tshown only\n", changeWorkload, of(b.busy, func(c change) float64 { return c.force.Seconds() }))
+	answers := 0
+	for _, c := range slices.Concat(b.busy, b.rest) {
+		answers += c.Answers
+	}
+	fmt.Fprintf(t, "%s\twrong, mixed or old answers\t0 of %d\t\t\t\tnone\t\tPASS\n", changeWorkload, answers)
 }
 
 func (b *bench) row(t writer, f figure, ours, theirs spread) bool {

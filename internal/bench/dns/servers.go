@@ -36,6 +36,8 @@ type bench struct {
 	out     writer
 	running map[string]*process            // by server
 	runs    map[string]map[string][]sample // by workload and server
+
+	rest, busy []change // one of each a round
 }
 
 type writer = interface{ Write([]byte) (int, error) }
@@ -174,7 +176,7 @@ func (b *bench) startServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.coredns == "" {
+	if b.coredns == "" && b.needs("coredns") {
 		if b.coredns, err = buildCoreDNS(ctx, b.dir); err != nil {
 			fmt.Fprintln(b.out, "CoreDNS is left out:", err)
 		}
@@ -182,6 +184,9 @@ func (b *bench) startServers(ctx context.Context) error {
 	fill := strings.NewReplacer("DIR", b.dir, "ADDR", gatewayAddr.String(), "COREDNS", b.coredns)
 	for _, s := range servers() {
 		args := s.args
+		if !b.needs(s.name) {
+			continue
+		}
 		switch s.name {
 		case "gatehouse":
 			continue
@@ -205,6 +210,13 @@ func (b *bench) startServers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// needs reports whether a server is asked by a workload that is to be run, or compared by its memory.
+func (o options) needs(server string) bool {
+	return o.only == "" || slices.ContainsFunc(workloads, func(wl workload) bool {
+		return o.wants(wl.name) && (slices.Contains(wl.servers, server) || wl.name == "cached" && server == "far")
+	})
 }
 
 // start starts one server on its core and waits until it answers.
