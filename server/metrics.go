@@ -31,6 +31,7 @@ var (
 	descCommits   = prometheus.NewDesc("gatehouse_lease_commits_total", "Transactions that made leases durable.", nil, nil)
 	descWritten   = prometheus.NewDesc("gatehouse_leases_written_total", "Leases made durable.", nil, nil)
 	descRefused   = prometheus.NewDesc("gatehouse_lease_commit_errors_total", "Lease transactions that the store refused.", nil, nil)
+	descConflicts = prometheus.NewDesc("gatehouse_address_conflicts_total", "Addresses that somebody else on the client's link was found to use before they were offered.", nil, nil)
 	descRepairs   = prometheus.NewDesc("gatehouse_firewall_repairs_total", "Times that rules or sets were restored which somebody else had changed.", nil, nil)
 	descReceived  = prometheus.NewDesc("gatehouse_dhcp_received_total", "DHCP messages received.", []string{"family", "type"}, nil)
 	descSent      = prometheus.NewDesc("gatehouse_dhcp_sent_total", "DHCP messages sent.", []string{"family", "type"}, nil)
@@ -82,12 +83,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if w := s.VSwitchByID(p.VSwitch); w != nil {
 			gauge(descPool, p.Size, w.VPC.Name, w.Name, p.Family.String(), "total")
 			gauge(descPool, float64(p.Used), w.VPC.Name, w.Name, p.Family.String(), "used")
+			gauge(descPool, float64(p.Declined), w.VPC.Name, w.Name, p.Family.String(), "quarantined")
 		}
 	}
 	st := g.leases.Stats()
 	counter(descCommits, st.Commits)
 	counter(descWritten, st.Written)
 	counter(descRefused, st.Failures)
+	counter(descConflicts, st.Conflicts)
 	counter(descRepairs, g.firewall.Status().Repairs)
 	for f, srv := range map[vpc.Family]*dhcp.Server{vpc.IPv4: g.dhcp4, vpc.IPv6: g.dhcp6} {
 		st := srv.Stats()

@@ -3,6 +3,7 @@
 //	port (AF_PACKET) --+                           +-> reply
 //	port (AF_PACKET) --+-> bounded queues -> decide +-> lease.Engine.Commit -> durable -> reply
 //	relays (UDP)     --+   by client                +-> enrolment -> decide again
+//	                                                +-> probe: is the address free? -> decide again
 //
 // Frames are read on each port of a vSwitch's bridge (or on the link itself), because a guest that no port holds yet
 // never reaches the bridge; the port tells the vSwitch. Answers leave as frames of our own on the port where the request

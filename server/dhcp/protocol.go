@@ -20,13 +20,16 @@ type Protocol struct {
 	MaxSize int      // of a message, in bytes
 	Kinds   []string // names of message types, by number; fewer than 16
 
-	// Filter lets through the frames that ReadFrame reads.
+	// Filter lets through the frames that ReadFrame and Claim read.
 	Filter []bpf.Instruction
 	// ReadFrame reads a message from a frame of a guest of a vSwitch. Nil without a reason means that it is another
 	// server's business. The packet's payload may be part of the frame.
 	ReadFrame func(frame []byte, w *vpc.VSwitch) (*Packet, Drop)
 	// ReadRelayed reads what a relay sent. The packet's payload may be part of it.
 	ReadRelayed func(payload []byte, from netip.Addr) (*Packet, Drop)
+	// Probe is the frame that asks a link who has an address, and Claim reads an answer to such a frame.
+	Probe func(from vpc.MAC, addr netip.Addr) []byte
+	Claim func(frame []byte) (addr netip.Addr, by vpc.MAC, ok bool)
 	// Parse reads a packet's message. The error is one that DropOf knows.
 	Parse func(*Packet) (Message, error)
 }
@@ -66,10 +69,11 @@ type Message interface {
 	Decide(leases *lease.Engine, w *vpc.VSwitch) Decision
 }
 
-// Decision is what becomes of a message. Exactly one of Drop, Enrol and Reply is set, or none: nothing more to do.
+// Decision is what becomes of a message. At most one of Drop, Enrol, Probe and Reply is set; none: nothing more to do.
 type Decision struct {
 	Drop    Drop
 	Enrol   bool       // make it an instance, then decide again
+	Probe   netip.Addr // see that nobody on the client's link has this address, then decide again
 	Reply   Reply      // send this …
 	Lease   *vpc.Lease // … but only once this is durable
 	Refused string     // why the reply refuses the client something; logged

@@ -64,6 +64,8 @@ type Server struct {
 	readers  sync.WaitGroup
 	problems map[string]error // by what is wrong: a link's name, or "relay"
 
+	probes probes
+
 	enrolMu sync.Mutex
 	waiting map[vpc.MAC]bool // enrolments that are queued or under way
 }
@@ -82,6 +84,7 @@ func New(proto Protocol, cfg Config) *Server {
 		ports:    map[int]*port.Socket{},
 		links:    map[string]*port.Reservation{},
 		problems: map[string]error{},
+		probes:   probes{open: map[probeKey]*probe{}},
 		waiting:  map[vpc.MAC]bool{},
 	}
 	s.outbox = newOutbox(s.sendRelayed)
@@ -324,6 +327,10 @@ func (s *Server) readPort(sock *port.Socket) {
 			s.count.drop(DropVSwitch)
 			continue
 		}
+		if addr, by, ok := s.proto.Claim(buf[:n]); ok {
+			s.claimed(sock, addr, by)
+			continue
+		}
 		p, d := s.proto.ReadFrame(buf[:n], w)
 		if p == nil {
 			if d != DropNone {
@@ -423,6 +430,8 @@ func (s *Server) serve(p *Packet) {
 		s.count.drop(DropUnknown) // gone again meanwhile
 	case what.Enrol:
 		s.queueEnrolment(p)
+	case what.Probe.IsValid():
+		s.probe(p, m.Sender(w.ID), what.Probe)
 	case what.Reply == nil:
 	case what.Lease == nil:
 		s.answer(p, m, w, what)

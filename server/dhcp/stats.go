@@ -24,6 +24,7 @@ const (
 	DropElsewhere        // the MAC belongs to another vSwitch
 	DropPort             // the MAC is pinned to another port, or another port holds it
 	DropQuarantined      // the address is quarantined
+	DropConflict         // another machine on the client's link was found to use the address
 	DropVSwitch          // no such vSwitch, or none of this family
 	DropOverload         // the queue was full, or the request had waited for too long
 	DropDuplicate        // the same message waits already
@@ -34,7 +35,7 @@ const (
 
 var dropNames = [drops]string{
 	"", "malformed", "not-client", "spoofed", "relay", "other-server", "not-yours", "unknown-mac", "elsewhere", "port",
-	"quarantined", "vswitch", "overload", "duplicate", "store", "send",
+	"quarantined", "conflict", "vswitch", "overload", "duplicate", "store", "send",
 }
 
 func (d Drop) String() string {

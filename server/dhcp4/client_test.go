@@ -68,8 +68,8 @@ func (e testEnroller) Enrol(context.Context, string, vpc.MAC, string) (*vpc.Snap
 // shortLease makes leases short enough to see them renewed.
 func shortLease(v *vpc.VPCSpec) { v.DHCPOptions.LeaseTime = vpc.Duration(6 * time.Second) }
 
-// newGateway raises a gateway with the bridge of vSwitch web.
-func newGateway(t *testing.T, enroller lease.Enroller) *gateway {
+// newGateway raises a gateway with the bridge of vSwitch web; change may alter the lease engine's settings.
+func newGateway(t *testing.T, enroller lease.Enroller, change ...func(*lease.Config)) *gateway {
 	t.Helper()
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
@@ -92,7 +92,11 @@ func newGateway(t *testing.T, enroller lease.Enroller) *gateway {
 	g.script("ip link add " + webName + " type bridge\nip addr add 10.20.1.253/24 dev " + webName + "\nip link set " + webName + " up\n")
 	g.holds = &bridgeHolder{ctx: ctx, space: g.space, port: map[vpc.MAC]string{}}
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
-	g.leases = lease.New(lease.Config{Store: g.store, Enroller: enroller, Logger: logger}, nil)
+	cfg := lease.Config{Store: g.store, Enroller: enroller, Logger: logger}
+	for _, c := range change {
+		c(&cfg)
+	}
+	g.leases = lease.New(cfg, nil)
 	g.Server = New(dhcp.Config{Leases: g.leases, Holder: g.holds, Logger: logger})
 	running.Go(func() { _ = g.leases.Run(ctx) }) // ends with the context's error
 	// Run opens sockets again when links change, so it needs the gateway's namespace too.
@@ -344,6 +348,78 @@ func TestADeclinedAddressIsQuarantined(t *testing.T) {
 	if g.Stats().Dropped[dhcp.DropQuarantined.String()] == 0 {
 		t.Errorf("the client was not refused afterwards: %+v", g.Stats())
 	}
+}
+
+// foreignSwitch makes eth1 a cable to a switch that is not the gateway's, and returns its space with the bridge br0.
+func (g *gateway) foreignSwitch() *netlab.Space {
+	g.t.Helper()
+	lan, err := g.lab.Space("switch")
+	if err == nil {
+		err = g.lab.Veth(g.ctx, g.space, "eth1", lan, "trunk")
+	}
+	if err == nil {
+		_, err = lan.Script(g.ctx, "ip link add br0 type bridge\nip link set br0 up\nip link set trunk master br0\n")
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return lan
+}
+
+func TestAnAddressThatSomebodyUsesIsNotOffered(t *testing.T) {
+	g := newGateway(t, nil, func(c *lease.Config) { c.Quarantine = 4 * time.Second })
+	g.set(spec(nil))
+	lan := g.foreignSwitch()
+	squatter, err := g.lab.Guest(g.ctx, "squatter", lan, "s-1", "br0", stranger.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.lab.Guest(g.ctx, "k", lan, "s-2", "br0", physMAC.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := squatter.Script(g.ctx, "ip addr add 10.20.2.10/24 dev eth0\n"); err != nil {
+		t.Fatal(err)
+	}
+	g.plug("eth1", physID)
+	g.speak(s, physMAC, message(dhcpv4.MessageTypeDiscover, physMAC))
+	g.hasState("10.20.2.10", vpc.LeaseDeclined)
+	st := g.Stats()
+	if st.Sent["OFFER"] != 0 || st.Dropped[dhcp.DropConflict.String()] != 1 || g.leases.Stats().Conflicts != 1 {
+		t.Errorf("stats %+v, %+v", st, g.leases.Stats())
+	}
+
+	if _, err := squatter.Script(g.ctx, "ip addr flush dev eth0\n"); err != nil {
+		t.Fatal(err)
+	}
+	g.eventually("a lease when the quarantine is over", func() error { return g.udhcpc(s) })
+	g.hasAddress(s, "10.20.2.10/32")
+}
+
+func TestWhoIsNotOnTheClientsLinkKeepsNobodyFromItsAddress(t *testing.T) {
+	g := newGateway(t, nil)
+	g.set(spec(nil))
+	s, other := g.guest("l", webMAC), g.guest("m", webMAC2)
+	if _, err := other.Script(g.ctx, "ip addr add 10.20.1.10/24 dev eth0\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.udhcpc(s); err != nil {
+		t.Fatalf("%v\nstats: %+v", err, g.Stats())
+	}
+	g.hasAddress(s, "10.20.1.10/24")
+}
+
+func TestAClientThatStillHasItsAddressIsNoConflict(t *testing.T) {
+	g := newGateway(t, nil)
+	g.set(spec(nil))
+	s := g.guest("n", webMAC)
+	if _, err := s.Script(g.ctx, "ip addr add 10.20.1.10/24 dev eth0\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.udhcpc(s); err != nil {
+		t.Fatalf("%v\nstats: %+v", err, g.Stats())
+	}
+	g.hasState("10.20.1.10", vpc.LeaseBound)
 }
 
 func TestSilenceWhileTheStoreRefuses(t *testing.T) {

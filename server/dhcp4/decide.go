@@ -56,6 +56,8 @@ func (x *exchange) discover() dhcp.Decision {
 	switch {
 	case errors.Is(err, lease.ErrUnknown):
 		return dhcp.Decision{Enrol: true}
+	case errors.Is(err, lease.ErrUntried):
+		return dhcp.Decision{Probe: l.Address}
 	case err != nil:
 		return dropped(dhcp.DropOf(err))
 	}

@@ -134,6 +134,45 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestANewAddressIsAskedForBeforeItIsOffered(t *testing.T) {
+	held := bound(webMAC, "10.20.1.10", "eni-web-1")
+	declined := held
+	declined.State, declined.Expires = vpc.LeaseDeclined, begin
+	for _, tt := range []struct {
+		name    string
+		vswitch string
+		leases  []vpc.Lease
+		msg     *dhcpv4.DHCPv4
+		probe   string // "": it is answered at once
+	}{
+		{"of a client that never had it", webID, nil, message(dhcpv4.MessageTypeDiscover, webMAC), "10.20.1.10"},
+		{"with rapid commit too", webID, nil, message(dhcpv4.MessageTypeDiscover, webMAC, option(dhcpv4.OptionRapidCommit)), "10.20.1.10"},
+		{"that somebody else had last", webID, []vpc.Lease{bound(webMAC2, "10.20.1.10", "eni-web-2")}, message(dhcpv4.MessageTypeDiscover, webMAC), "10.20.1.10"},
+		{"whose quarantine is over", webID, []vpc.Lease{declined}, message(dhcpv4.MessageTypeDiscover, webMAC), "10.20.1.10"},
+		{"but not of a client that had it", webID, []vpc.Lease{held}, message(dhcpv4.MessageTypeDiscover, webMAC), ""},
+		{"but not of one that has it", webID, nil, message(dhcpv4.MessageTypeRequest, webMAC, requested("10.20.1.10")), ""},
+		{"but not by a relay", farID, nil, message(dhcpv4.MessageTypeDiscover, farMAC, giaddr("10.20.3.1")), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newUntried(t, spec(nil), tt.leases...)
+			d := parse(t, tt.msg).Decide(e, e.VSwitch(tt.vswitch))
+			if tt.probe == "" {
+				if d.Probe.IsValid() || d.Reply == nil {
+					t.Errorf("decided %+v, want an answer", d)
+				}
+				return
+			}
+			if d.Probe != addr(tt.probe) || d.Reply != nil || d.Lease != nil {
+				t.Fatalf("decided %+v, want a probe for %s", d, tt.probe)
+			}
+			e.Vacant(d.Probe)
+			if d := parse(t, tt.msg).Decide(e, e.VSwitch(tt.vswitch)); d.Probe.IsValid() || d.Reply == nil {
+				t.Errorf("when it is free: %+v, want an answer", d)
+			}
+		})
+	}
+}
+
 func TestWhatARenewalCarries(t *testing.T) {
 	e := newEngine(t, spec(nil))
 	d := parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.10"))).Decide(e, e.VSwitch(webID))

@@ -104,7 +104,20 @@ func (m *memoryStore) refuse(err error) {
 	m.fail = err
 }
 
+// newEngine has the leases, and has found every other address free.
 func newEngine(t *testing.T, snap *vpc.Snapshot, leases ...vpc.Lease) *lease.Engine {
+	t.Helper()
+	e := newUntried(t, snap, leases...)
+	for _, nic := range snap.Interfaces {
+		for a := range nic.Addrs {
+			e.Vacant(a)
+		}
+	}
+	return e
+}
+
+// newUntried has the leases, and knows nothing about any other address.
+func newUntried(t *testing.T, snap *vpc.Snapshot, leases ...vpc.Lease) *lease.Engine {
 	t.Helper()
 	store := &memoryStore{leases: map[netip.Addr]vpc.Lease{}}
 	for _, l := range leases {

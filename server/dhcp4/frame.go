@@ -87,9 +87,9 @@ func buildUDP(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, srcPort, dstPort uint
 	return b
 }
 
-// frameFilter lets through what parseFrame reads: unfragmented IPv4 UDP to port 67. It runs in the kernel, so that a
-// port's other traffic costs us nothing.
-var frameFilter = toPort(serverPort)
+// frameFilter lets through what parseFrame and claim read: unfragmented IPv4 UDP to port 67, and ARP replies. It runs in
+// the kernel, so that a port's other traffic costs us nothing.
+var frameFilter = append(arpReplies(), toPort(serverPort)...)
 
 // toPort lets through unfragmented IPv4 UDP to a port.
 func toPort(number uint32) []bpf.Instruction {

@@ -216,7 +216,10 @@ func (r *Request) Relayed() bool { return r.Relay.IsValid() }
 
 // Sender is who sent it.
 func (r *Request) Sender(vswitchID string) lease.Client {
-	return lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv4, ClientID: hex.EncodeToString(r.ClientID), Hostname: r.Hostname}
+	return lease.Client{
+		VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv4, OnLink: !r.Relayed(),
+		ClientID: hex.EncodeToString(r.ClientID), Hostname: r.Hostname,
+	}
 }
 
 // VSwitch returns the vSwitch of a relayed message: the one that the link selection (RFC 3527), else giaddr, lies in.

@@ -17,7 +17,7 @@ var kinds = []string{"", "DISCOVER", "OFFER", "REQUEST", "DECLINE", "ACK", "NAK"
 func New(cfg dhcp.Config) *dhcp.Server {
 	return dhcp.New(dhcp.Protocol{
 		Name: "dhcp4", Family: vpc.IPv4, Network: "udp4", Port: serverPort, MaxSize: maxMessage, Kinds: kinds,
-		Filter: frameFilter, ReadFrame: readFrame, ReadRelayed: readRelayed,
+		Filter: frameFilter, ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: arpProbe, Claim: arpClaim,
 		Parse: func(p *dhcp.Packet) (dhcp.Message, error) {
 			r, err := ParseRequest(p.Payload)
 			if err != nil {

@@ -32,8 +32,8 @@ type gateway struct {
 	store  *memoryStore
 }
 
-// newGateway raises a gateway with the bridge of vSwitch web.
-func newGateway(t *testing.T) *gateway {
+// newGateway raises a gateway with the bridge of vSwitch web; change may alter the lease engine's settings.
+func newGateway(t *testing.T, change ...func(*lease.Config)) *gateway {
 	t.Helper()
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
@@ -55,7 +55,11 @@ func newGateway(t *testing.T) *gateway {
 	}
 	g.script("ip link add " + webName + " type bridge\nip link set " + webName + " up\n")
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
-	g.leases = lease.New(lease.Config{Store: g.store, Logger: logger}, nil)
+	cfg := lease.Config{Store: g.store, Logger: logger}
+	for _, c := range change {
+		c(&cfg)
+	}
+	g.leases = lease.New(cfg, nil)
 	g.Server = New(Config{DUID: serverDUID, Config: dhcp.Config{Leases: g.leases, Logger: logger}})
 	running.Go(func() { _ = g.leases.Run(ctx) }) // ends with the context's error
 	running.Go(func() { _ = g.space.Do(func() error { return g.Run(ctx) }) })
@@ -90,6 +94,30 @@ func (g *gateway) eventually(what string, f func() error) {
 	}
 }
 
+// plug serves a port of vSwitch web.
+func (g *gateway) plug(name string) {
+	g.t.Helper()
+	g.in(func() error {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		return g.AddPort(port.Port{Index: ifi.Index, Name: name, VSwitch: webID})
+	})
+}
+
+// linkLocal waits until a guest's eth0 has an address to send from.
+func (g *gateway) linkLocal(s *netlab.Space) {
+	g.t.Helper()
+	g.eventually("the guest's link-local address", func() error {
+		out, err := s.Run(g.ctx, "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link")
+		if err == nil && (out == "" || strings.Contains(out, "tentative")) {
+			err = fmt.Errorf("not yet: %q", out)
+		}
+		return err
+	})
+}
+
 // dhclient asks until it has an address, or for at most some seconds.
 func dhclient(ctx context.Context, s *netlab.Space, seconds int) error {
 	_, err := s.Script(ctx, fmt.Sprintf("timeout %d dhclient -6 -1 -pf /run/dhclient6.pid -lf /var/lib/dhcp/dhclient6.leases eth0\n", seconds))
@@ -105,20 +133,8 @@ func TestSilenceWhileTheStoreRefuses(t *testing.T) {
 	}
 	// As the link manager makes a port: the bridge takes nothing from a MAC that it does not hold.
 	g.script("bridge link set dev p-a isolated on locked on learning off flood off mcast_flood off\n")
-	g.in(func() error {
-		ifi, err := net.InterfaceByName("p-a")
-		if err != nil {
-			return err
-		}
-		return g.AddPort(port.Port{Index: ifi.Index, Name: "p-a", VSwitch: webID})
-	})
-	g.eventually("the guest's link-local address", func() error {
-		out, err := s.Run(g.ctx, "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link")
-		if err == nil && (out == "" || strings.Contains(out, "tentative")) {
-			err = fmt.Errorf("not yet: %q", out)
-		}
-		return err
-	})
+	g.plug("p-a")
+	g.linkLocal(s)
 	g.store.refuse(errDisk)
 	if err := dhclient(g.ctx, s, 6); err == nil {
 		t.Fatal("an address was given that is not on the disk")
@@ -139,6 +155,51 @@ func TestSilenceWhileTheStoreRefuses(t *testing.T) {
 	}
 	if out, err := s.Run(g.ctx, "ip", "-6", "-o", "addr", "show", "dev", "eth0"); err != nil || !strings.Contains(out, "fd00:20:0:1::10/128 ") {
 		t.Errorf("the guest has %q, %v", out, err)
+	}
+}
+
+func TestAnAddressThatSomebodyUsesIsNotOffered(t *testing.T) {
+	g := newGateway(t, func(c *lease.Config) { c.Quarantine = 4 * time.Second })
+	g.set(spec(nil))
+	// Behind one port of the bridge there is a switch with the client and with somebody who has its address.
+	lan, err := g.lab.Space("switch")
+	if err == nil {
+		err = g.lab.Veth(g.ctx, g.space, "p-lan", lan, "trunk")
+	}
+	if err == nil {
+		_, err = lan.Script(g.ctx, "ip link add br0 type bridge\nip link set br0 up\nip link set trunk master br0\n")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.script("ip link set p-lan master " + webName + "\nbridge link set dev p-lan isolated on locked on learning off flood off mcast_flood off\n")
+	g.plug("p-lan")
+	squatter, err := g.lab.Guest(g.ctx, "squatter", lan, "s-1", "br0", stranger.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.lab.Guest(g.ctx, "b", lan, "s-2", "br0", webMAC.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := squatter.Script(g.ctx, "ip addr add fd00:20:0:1::10/64 dev eth0 nodad\n"); err != nil {
+		t.Fatal(err)
+	}
+	g.linkLocal(squatter)
+	g.linkLocal(s)
+	if err := dhclient(g.ctx, s, 3); err == nil {
+		t.Error("an address was given that somebody uses")
+	}
+	st := g.Stats()
+	if l := g.store.get(addr("fd00:20:0:1::10")); l.State != vpc.LeaseDeclined || st.Sent["ADVERTISE"] != 0 || st.Dropped[dhcp.DropConflict.String()] != 1 {
+		t.Errorf("lease %+v, stats %+v", l, st)
+	}
+
+	if _, err := squatter.Script(g.ctx, "ip addr del fd00:20:0:1::10/64 dev eth0\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := dhclient(g.ctx, s, 40); err != nil {
+		t.Fatalf("after the quarantine: %v; stats %+v", err, g.Stats())
 	}
 }
 

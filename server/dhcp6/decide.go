@@ -68,6 +68,8 @@ func (x *exchange) solicit() dhcp.Decision {
 	switch {
 	case errors.Is(err, lease.ErrUnknown):
 		return dhcp.Decision{Enrol: true}
+	case errors.Is(err, lease.ErrUntried):
+		return dhcp.Decision{Probe: l.Address}
 	case errors.Is(err, lease.ErrNoAddress):
 		return dhcp.Decision{Reply: x.grant(dhcpv6.MessageTypeAdvertise, nic, netip.Addr{}, iana.StatusNoAddrsAvail), Refused: err.Error()}
 	case err != nil:

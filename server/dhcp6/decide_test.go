@@ -175,6 +175,47 @@ func TestADeclinedAddressIsQuarantinedAndAReleasedOneIsNot(t *testing.T) {
 	}
 }
 
+func TestANewAddressIsAskedForBeforeItIsOffered(t *testing.T) {
+	const own = "fd00:20:0:1::10"
+	declined := bound(webMAC, own, "eni-web-1")
+	declined.State, declined.Expires = vpc.LeaseDeclined, begin
+	byRelay := packet(farMAC, message(dhcpv6.MessageTypeSolicit, ia(1)))
+	byRelay.Payload = relayed(0, addr("fd00:20:0:3::1"), addr("fe80::5"), byRelay.Payload)
+	for _, tt := range []struct {
+		name    string
+		vswitch string
+		leases  []vpc.Lease
+		packet  *dhcp.Packet
+		probe   bool
+	}{
+		{"of a client that never had it", webID, nil, packet(webMAC, message(dhcpv6.MessageTypeSolicit, ia(1))), true},
+		{"with rapid commit too", webID, nil, packet(webMAC, message(dhcpv6.MessageTypeSolicit, ia(1), rapid)), true},
+		{"that somebody else had last", webID, []vpc.Lease{bound(webMAC2, own, "eni-web-2")}, packet(webMAC, message(dhcpv6.MessageTypeSolicit, ia(1))), true},
+		{"whose quarantine is over", webID, []vpc.Lease{declined}, packet(webMAC, message(dhcpv6.MessageTypeSolicit, ia(1))), true},
+		{"but not of a client that had it", webID, []vpc.Lease{bound(webMAC, own, "eni-web-1")}, packet(webMAC, message(dhcpv6.MessageTypeSolicit, ia(1))), false},
+		{"but not of one that has it", webID, nil, packet(webMAC, message(dhcpv6.MessageTypeRebind, ia(1, own))), false},
+		{"but not by a relay", farID, nil, byRelay, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			leases := newUntried(t, spec(nil), tt.leases...)
+			d := parse(t, tt.packet).Decide(leases, leases.VSwitch(tt.vswitch))
+			if !tt.probe {
+				if d.Probe.IsValid() || d.Reply == nil {
+					t.Errorf("decided %+v, want an answer", d)
+				}
+				return
+			}
+			if d.Probe != addr(own) || d.Reply != nil || d.Lease != nil {
+				t.Fatalf("decided %+v, want a probe", d)
+			}
+			leases.Vacant(d.Probe)
+			if d := parse(t, tt.packet).Decide(leases, leases.VSwitch(tt.vswitch)); d.Probe.IsValid() || d.Reply == nil {
+				t.Errorf("when it is free: %+v, want an answer", d)
+			}
+		})
+	}
+}
+
 func TestWhatIsSentToOneServerIsSentToAllInstead(t *testing.T) {
 	leases := newEngine(t, spec(nil))
 	p := packet(webMAC, message(dhcpv6.MessageTypeRenew, ours, ia(1, "fd00:20:0:1::10")))

@@ -264,7 +264,7 @@ func (r *Request) Relayed() bool { return len(r.relays) > 0 }
 
 // Sender is who sent it.
 func (r *Request) Sender(vswitchID string) lease.Client {
-	c := lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv6, DUID: hex.EncodeToString(r.ClientID)}
+	c := lease.Client{VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv6, OnLink: !r.Relayed(), DUID: hex.EncodeToString(r.ClientID)}
 	if r.FQDN != nil {
 		c.Hostname = r.FQDN.Hostname
 	}

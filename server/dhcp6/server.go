@@ -34,8 +34,7 @@ type Config struct {
 func New(cfg Config) *dhcp.Server {
 	return dhcp.New(dhcp.Protocol{
 		Name: "dhcp6", Family: vpc.IPv6, Network: "udp6", Port: serverPort, MaxSize: maxMessage, Kinds: kinds,
-		Filter:    port.FilterIPv6(vpc.ProtocolUDP, 2, 2, serverPort),
-		ReadFrame: readFrame, ReadRelayed: readRelayed,
+		Filter: frameFilter(), ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: neighborProbe, Claim: neighborClaim,
 		Parse: func(p *dhcp.Packet) (dhcp.Message, error) {
 			r, err := ParseRequest(p, cfg.DUID)
 			if err != nil {

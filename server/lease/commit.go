@@ -143,8 +143,7 @@ func (e *Engine) settle(batch []change, leases []vpc.Lease, err error) {
 func (e *Engine) note(l vpc.Lease, now time.Time) {
 	old, ok := e.table[l.Address]
 	switch renewed := ok && stateAt(old, now) == vpc.LeaseBound && old.MAC == l.MAC; {
-	case l.State == vpc.LeaseDeclined:
-		e.say(slog.LevelWarn, "lease declined: the client found its address in use", l)
+	case l.State == vpc.LeaseDeclined: // whoever found it in use has said so
 	case l.State == vpc.LeaseReleased:
 		e.say(slog.LevelInfo, "lease released", l)
 	case renewed:
@@ -194,6 +193,11 @@ func (e *Engine) sweep(ctx context.Context) {
 	for a, o := range e.offers {
 		if !offered(o, now) {
 			delete(e.offers, a)
+		}
+	}
+	for a, until := range e.vacant {
+		if !now.Before(until) {
+			delete(e.vacant, a)
 		}
 	}
 	for a, l := range e.table {

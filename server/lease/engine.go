@@ -23,7 +23,8 @@ var (
 	ErrElsewhere   = errors.New("the MAC belongs to another vSwitch")       //
 	ErrNoAddress   = errors.New("the interface has no address of the kind") // or the vSwitch has no such family
 	ErrNotYours    = errors.New("the address is not the client's")          //
-	ErrQuarantined = errors.New("the address is quarantined after a DECLINE")
+	ErrQuarantined = errors.New("the address is quarantined: somebody else was found to use it")
+	ErrUntried     = errors.New("the client never had the address: see first that nobody else has it")
 	ErrBusy        = errors.New("too many leases wait to be written")
 	ErrSuperseded  = errors.New("overtaken by a later change of the same address")
 )
@@ -68,6 +69,7 @@ type Client struct {
 	VSwitch  string // ID
 	MAC      vpc.MAC
 	Family   vpc.Family
+	OnLink   bool   // it was heard on a link of ours, where one can ask who has an address; by a relay one cannot
 	ClientID string // hexadecimal; DHCPv4, for display
 	DUID     string // hexadecimal; DHCPv6, for display
 	Hostname string // as the client sent it
@@ -93,15 +95,17 @@ type Engine struct {
 	table   map[netip.Addr]vpc.Lease // what the store has
 	pending map[netip.Addr]change    // the latest change of an address that waits to be written
 	offers  map[netip.Addr]vpc.Lease
-	clients map[identity]netip.Addr // who had it last, to name clones: machines cloned with their identity
+	vacant  map[netip.Addr]time.Time // until when an address counts as free; see Vacant
+	clients map[identity]netip.Addr  // who had it last, to name clones: machines cloned with their identity
 	queue   []change
 	seq     uint64
 	full    map[string]bool // vSwitches whose pool was reported as nearly used up
 
-	commits  atomic.Uint64
-	written  atomic.Uint64
-	failures atomic.Uint64
-	storeErr atomic.Pointer[error]
+	commits   atomic.Uint64
+	written   atomic.Uint64
+	failures  atomic.Uint64
+	conflicts atomic.Uint64
+	storeErr  atomic.Pointer[error]
 
 	enrolMu   sync.Mutex
 	enrolling map[vpc.MAC]*enrolment
@@ -136,6 +140,7 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 		table:     make(map[netip.Addr]vpc.Lease, len(leases)),
 		pending:   map[netip.Addr]change{},
 		offers:    map[netip.Addr]vpc.Lease{},
+		vacant:    map[netip.Addr]time.Time{},
 		clients:   map[identity]netip.Addr{},
 		full:      map[string]bool{},
 		enrolling: map[vpc.MAC]*enrolment{},
@@ -228,7 +233,8 @@ func vswitch(s *vpc.Snapshot, id string) *vpc.VSwitch {
 }
 
 // Offer holds the client's address for it in memory for a short time and returns the lease that a Bind would make.
-// The errors are those of Lookup, and ErrQuarantined.
+// The errors are those of Lookup, ErrQuarantined, and for a client on a link ErrUntried, with the lease: whoever has found
+// out says Vacant or Conflict, and asks again.
 func (e *Engine) Offer(c Client) (vpc.Lease, *vpc.Interface, error) {
 	nic, addr, err := e.Lookup(c)
 	if err != nil {
@@ -240,6 +246,9 @@ func (e *Engine) Offer(c Client) (vpc.Lease, *vpc.Interface, error) {
 	defer e.mu.Unlock()
 	if cur, ok := e.current(addr); ok && quarantined(cur, now) {
 		return vpc.Lease{}, nic, ErrQuarantined
+	}
+	if c.OnLink && e.untried(addr, nic, now) {
+		return l, nic, ErrUntried
 	}
 	held := l
 	held.State, held.Expires = vpc.LeaseOffered, wholeSecond(now.Add(e.cfg.OfferTime))
@@ -293,9 +302,13 @@ func (e *Engine) Release(c Client, addr netip.Addr) (vpc.Lease, error) {
 // Decline quarantines an address that the client has found in use by somebody else: nobody is offered it for a while,
 // and the lease shows it. A client that has no such lease is told ErrNotYours.
 func (e *Engine) Decline(c Client, addr netip.Addr) (vpc.Lease, error) {
-	return e.end(c, addr, func(l *vpc.Lease, now time.Time) {
+	l, err := e.end(c, addr, func(l *vpc.Lease, now time.Time) {
 		l.State, l.Expires = vpc.LeaseDeclined, wholeSecond(now.Add(e.cfg.Quarantine))
 	})
+	if err == nil {
+		e.say(slog.LevelWarn, "lease declined: the client found its address in use", l)
+	}
+	return l, err
 }
 
 func (e *Engine) end(c Client, addr netip.Addr, change func(*vpc.Lease, time.Time)) (vpc.Lease, error) {
@@ -450,10 +463,11 @@ func owns(s *vpc.Snapshot, l vpc.Lease) bool {
 
 // Stats counts what the engine has done since it was made.
 type Stats struct {
-	Commits  uint64 // transactions written
-	Written  uint64 // leases in them
-	Failures uint64 // transactions that the store refused
-	Waiting  int    // leases that wait to be written
+	Commits   uint64 // transactions written
+	Written   uint64 // leases in them
+	Failures  uint64 // transactions that the store refused
+	Conflicts uint64 // untried addresses that somebody else was found to use
+	Waiting   int    // leases that wait to be written
 }
 
 // Stats returns the counters.
@@ -461,7 +475,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	waiting := len(e.queue)
 	e.mu.Unlock()
-	return Stats{Commits: e.commits.Load(), Written: e.written.Load(), Failures: e.failures.Load(), Waiting: waiting}
+	return Stats{Commits: e.commits.Load(), Written: e.written.Load(), Failures: e.failures.Load(), Conflicts: e.conflicts.Load(), Waiting: waiting}
 }
 
 // Health returns why the last write failed, nil when it did not.

@@ -539,6 +539,66 @@ func TestAQuarantineHoldsWhenItCannotBeWritten(t *testing.T) {
 	})
 }
 
+func TestANewAddressIsOfferedOnceItIsKnownToBeFree(t *testing.T) {
+	bothFamilies(t, func(t *testing.T, f vpc.Family) {
+		b := newBench(network(1, seats...))
+		own := seats[0].addr(f)
+		c := client(mac1, f)
+		c.OnLink = true
+		try := func(when string, want error) {
+			t.Helper()
+			if l, nic, err := b.Offer(c); !errors.Is(err, want) || l.Address != own && err != ErrQuarantined || nic == nil {
+				t.Errorf("%s: %s, %v, %v; want %v", when, l.Address, nic, err, want)
+			}
+		}
+		try("new", ErrUntried)
+		if _, _, err := b.Offer(client(mac1, f)); err != nil {
+			t.Errorf("by a relay: %v", err)
+		}
+		b.Vacant(own)
+		try("free", nil)
+		b.now = b.now.Add(DefaultOfferTime)
+		try("free a while ago", ErrUntried)
+
+		if err := b.Conflict(c, own, unknown); err != nil {
+			t.Fatal(err)
+		}
+		try("used by somebody else", ErrQuarantined)
+		b.flush(t.Context())
+		if got := b.state(own); got != vpc.LeaseDeclined || b.Stats().Conflicts != 1 {
+			t.Errorf("state %q, %+v", got, b.Stats())
+		}
+		b.restart(network(1, seats...))
+		try("used by somebody else before a restart", ErrQuarantined)
+		b.now = b.now.Add(DefaultQuarantine)
+		try("after the quarantine", ErrUntried)
+
+		if err := b.bind(c, own); err != nil {
+			t.Fatal(err)
+		}
+		b.flush(t.Context())
+		try("bound", nil)
+		if _, err := b.Release(c, own); err != nil {
+			t.Fatal(err)
+		}
+		b.flush(t.Context())
+		try("released", nil)
+
+		// Somebody else gets the address: it is new to that one.
+		swapped := network(2, seat{mac1, "web", "10.20.1.11", "fd00:20:0:1::11"}, seat{mac2, "web", "10.20.1.10", "fd00:20:0:1::10"})
+		b.SetSnapshot(swapped)
+		c = client(mac2, f)
+		c.OnLink = true
+		try("had by another", ErrUntried)
+		if err := b.Conflict(client(mac1, f), own, unknown); !errors.Is(err, ErrNotYours) {
+			t.Errorf("a conflict about an address that is another's meanwhile: %v", err)
+		}
+		if err := b.Conflict(client(unknown, f), own, mac1); !errors.Is(err, ErrUnknown) {
+			t.Errorf("a conflict about nobody's address: %v", err)
+		}
+	})
+}
+
 func TestAReservationThatMovedIsRefusedAtTheNextRenewal(t *testing.T) {
 	bothFamilies(t, func(t *testing.T, f vpc.Family) {
 		b, addr := newBench(network(1, seats...)), seats[0].addr(f)

@@ -15,6 +15,7 @@ const (
 	IPv6Size  = 40
 	UDPSize   = 8
 	EtherIPv4 = 0x0800
+	EtherARP  = 0x0806
 	EtherIPv6 = 0x86dd
 )
 
