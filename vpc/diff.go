@@ -301,6 +301,11 @@ func flatten(field string, v reflect.Value, out *[]attribute) {
 		}
 		add(field, strings.Join(macs, ", "))
 		return
+	case Duration:
+		if x != 0 {
+			add(field, x.String())
+		}
+		return
 	case encoding.TextMarshaler:
 		text, err := x.MarshalText()
 		if err != nil {

@@ -124,6 +124,8 @@ func TestEveryFieldMakesADifference(t *testing.T) {
 		{"natGateway", func(_ *Spec, v *VPCSpec) { v.NATGateway = true }},
 		{"dhcpOptions.boot.biosFile", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.Boot.BIOSFile = "undionly.kpxe" }},
 		{"dhcpOptions.ntpServers", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.NTPServers = []netip.Addr{ip("192.0.2.1")} }},
+		{"dhcpOptions.captivePortal", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "https://portal.example/api" }},
+		{"dhcpOptions.ipv6OnlyPreferred", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.IPv6OnlyPreferred = Duration(3600e9) }},
 		{"attach.relay", func(_ *Spec, v *VPCSpec) { web(v).Attach.Relay = []netip.Addr{ip("10.9.0.2")} }},
 		{"pool", func(_ *Spec, v *VPCSpec) { web(v).Pool = AddrRange{ip("10.20.1.20"), ip("10.20.1.30")} }},
 		{"enrollment", func(_ *Spec, v *VPCSpec) { web(v).Enrollment = EnrollmentClosed }},

@@ -53,6 +53,8 @@ type DHCPOptionsSpec struct {
 	MTU               int          `json:"mtu,omitempty"`           // bytes; 0: not sent
 	Routes            []RouteSpec  `json:"routes,omitzero"`
 	Boot              BootSpec     `json:"boot,omitzero"`
+	CaptivePortal     string       `json:"captivePortal,omitempty"`     // the portal's API (RFC 8910); empty: not sent
+	IPv6OnlyPreferred Duration     `json:"ipv6OnlyPreferred,omitempty"` // for how long a guest that can may do without IPv4 (RFC 8925); 0: not sent
 }
 
 // SetDefaults fills in what an omitted field means.

@@ -158,6 +158,29 @@ var badSpecs = []bad{
 	{"a search domain with a space", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.SearchDomains = []string{"a b"} },
 		[]string{`vpcs[research].dhcpOptions.searchDomains: "a b": a domain name has only letters, digits, hyphens and dots`}},
 
+	{"a captive portal that is no address of the web", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "portal.example" },
+		[]string{`vpcs[research].dhcpOptions.captivePortal: "portal.example": write the address of the portal's API, as in https://portal.example/api (RFC 8908)`}},
+	{"a captive portal that anybody can read along", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "http://portal.example/api" },
+		[]string{`vpcs[research].dhcpOptions.captivePortal: "http://portal.example/api": write the address of the portal's API, as in https://portal.example/api (RFC 8908)`}},
+	{"a captive portal by address", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "https://[fd00::1]/api" },
+		[]string{`vpcs[research].dhcpOptions.captivePortal: "https://[fd00::1]/api": name the portal's host: no certificate is for an address`}},
+	{"a captive portal nowhere", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "https:///api" },
+		[]string{`vpcs[research].dhcpOptions.captivePortal: "https:///api": a domain name is required`}},
+	{"a captive portal without end", func(_ *Spec, v *VPCSpec) {
+		v.DHCPOptions.CaptivePortal = "https://p.example/" + strings.Repeat("a", 240)
+	},
+		[]string{`vpcs[research].dhcpOptions.captivePortal: "https://p.example/` + strings.Repeat("a", 240) + `": an option of DHCP holds 255 bytes`}},
+	{"IPv6 only for a minute", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.IPv6OnlyPreferred = Duration(time.Minute) },
+		[]string{"vpcs[research].dhcpOptions.ipv6OnlyPreferred: 1m: guests do without IPv4 for 5m at least, and for 49710d at most"}},
+	{"IPv6 only for less than nothing", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.IPv6OnlyPreferred = Duration(-time.Hour) },
+		[]string{"vpcs[research].dhcpOptions.ipv6OnlyPreferred: -1h: guests do without IPv4 for 5m at least, and for 49710d at most"}},
+	{"IPv6 only for a century and a half", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.IPv6OnlyPreferred = Duration(49711 * 24 * time.Hour) },
+		[]string{"vpcs[research].dhcpOptions.ipv6OnlyPreferred: 49711d: guests do without IPv4 for 5m at least, and for 49710d at most"}},
+	{"IPv6 only for half a second", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.IPv6OnlyPreferred = Duration(time.Hour + time.Second/2) },
+		[]string{"vpcs[research].dhcpOptions.ipv6OnlyPreferred: 1h0m0.5s: write whole seconds"}},
+	{"IPv6 only without IPv6", func(s *Spec, _ *VPCSpec) { s.VPCs[0].DHCPOptions.IPv6OnlyPreferred = Duration(time.Hour) },
+		[]string{"vpcs[prod].dhcpOptions.ipv6OnlyPreferred: guests would be left without any address: the VPC has no ipv6CidrBlock"}},
+
 	// vSwitches.
 	{"overlapping vswitches", func(_ *Spec, v *VPCSpec) {
 		db(v).CIDRBlock = px("10.20.1.128/25")

@@ -2,7 +2,9 @@ package vpc
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -223,6 +225,19 @@ func (v *validator) dhcpOptions(parent *path, x *VPCSpec) {
 			v.add(&p, "mtu", "%d: the MTU is 576 to 9216 bytes", o.MTU)
 		}
 	}
+	if why := checkCaptivePortal(o.CaptivePortal); why != "" {
+		v.add(&p, "captivePortal", "%q: %s", o.CaptivePortal, why)
+	}
+	if d := time.Duration(o.IPv6OnlyPreferred); d != 0 {
+		switch {
+		case !x.IPv6CIDRBlock.IsValid():
+			v.add(&p, "ipv6OnlyPreferred", "guests would be left without any address: the VPC has no ipv6CidrBlock")
+		case d < 300*time.Second || d > math.MaxUint32*time.Second: // RFC 8925 section 3.4
+			v.add(&p, "ipv6OnlyPreferred", "%s: guests do without IPv4 for 5m at least, and for 49710d at most", o.IPv6OnlyPreferred)
+		case d%time.Second != 0:
+			v.add(&p, "ipv6OnlyPreferred", "%s: write whole seconds", o.IPv6OnlyPreferred)
+		}
+	}
 	for i, r := range o.Routes {
 		p := path{&p, "routes", strconv.Itoa(i)}
 		d := r.Destination
@@ -250,6 +265,30 @@ func (v *validator) dhcpOptions(parent *path, x *VPCSpec) {
 			}
 		}
 	}
+}
+
+// unrestricted says that there is no captive portal (RFC 8910 section 2).
+const unrestricted = "urn:ietf:params:capport:unrestricted"
+
+// checkCaptivePortal returns what is wrong with the URI of a captive portal's API, "" when it is good or not declared.
+func checkCaptivePortal(uri string) string {
+	if uri == "" || uri == unrestricted {
+		return ""
+	}
+	if len(uri) > 255 {
+		return "an option of DHCP holds 255 bytes"
+	}
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme != "https" || u.User != nil || u.Fragment != "" {
+		return "write the address of the portal's API, as in https://portal.example/api (RFC 8908)"
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return "name the portal's host: no certificate is for an address"
+	}
+	if why := checkDomain(u.Hostname(), false); why != "" {
+		return why
+	}
+	return ""
 }
 
 func (v *validator) vswitches(c *scope) {

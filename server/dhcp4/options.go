@@ -32,6 +32,9 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 		p.may(dhcpv4.OptionClasslessStaticRoute, routes)
 	}
 	p.addBoot(r, w.VPC.DHCPOptions.Boot)
+	if b := clientFQDN(r, nic); b != nil {
+		p.may(dhcpv4.OptionFQDN, b)
+	}
 
 	var sent [256]bool
 	sent[dhcpv4.OptionDHCPMessageType.Code()] = true
@@ -87,8 +90,42 @@ func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
 		return searchList(set.SearchDomains)
 	case dhcpv4.OptionClasslessStaticRoute.Code(), optionMSClasslessRoutes.Code():
 		return routes
+	case optionCaptivePortal.Code():
+		return []byte(set.CaptivePortal)
+	case dhcpv4.OptionIPv6OnlyPreferred.Code():
+		if d := time.Duration(set.IPv6OnlyPreferred); d > 0 && w.IPv6CIDRBlock.IsValid() && nic.Primary(vpc.IPv6).IsValid() {
+			return uint32Bytes(uint32(d / time.Second))
+		}
 	}
 	return nil
+}
+
+// clientFQDN answers a client's option 81 (RFC 4702 section 4): we keep its name in DNS ourselves, and which name that is
+// does not depend on what the client says.
+func clientFQDN(r *Request, nic *vpc.Interface) []byte {
+	const serverUpdates, overridden, wireForm, noUpdates = 0x01, 0x02, 0x04, 0x08
+	asked := r.Msg.Options[dhcpv4.OptionFQDN.Code()]
+	if len(asked) < fqdnHeader {
+		return nil
+	}
+	flags := byte(noUpdates)
+	if nic.VSwitch.VPC.DNSHostnames {
+		flags = serverUpdates
+	}
+	if asked[0]&serverUpdates != flags&serverUpdates {
+		flags |= overridden
+	}
+	flags |= asked[0] & wireForm
+	const obsolete = 255 // the fields that once held the results of updates (section 2.2)
+	b, name := []byte{flags, obsolete, obsolete}, nic.Hostname()+"."+nic.VSwitch.VPC.Domain
+	if flags&wireForm == 0 {
+		return append(b, name...)
+	}
+	b, ok := vpc.AppendName(b, name)
+	if !ok {
+		return nil
+	}
+	return b
 }
 
 // onForeignLink reports whether the vSwitch's guests are on a switch that is not ours. They are told that nobody is on

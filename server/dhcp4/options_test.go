@@ -34,6 +34,16 @@ func TestOptions(t *testing.T) {
 	routes := set(func(o *vpc.DHCPOptionsSpec) {
 		o.Routes = []vpc.RouteSpec{{Destination: netip.MustParsePrefix("192.0.2.0/25")}, {Destination: netip.MustParsePrefix("10.0.0.0/8")}, {Destination: netip.MustParsePrefix("0.0.0.0/0")}}
 	})
+	portal := set(func(o *vpc.DHCPOptionsSpec) { o.CaptivePortal = "https://portal.example/api" })
+	withIPv6 := func(v *vpc.VPCSpec) {
+		v.IPv6CIDRBlock, v.VSwitches[0].IPv6CIDRBlock = netip.MustParsePrefix("fd00:20::/56"), netip.MustParsePrefix("fd00:20:0:1::/64")
+		v.Instances[0].Interfaces[0].IPv6Addresses = []netip.Addr{addr("fd00:20:0:1::10")}
+	}
+	v6only := func(v *vpc.VPCSpec) {
+		withIPv6(v)
+		v.DHCPOptions.IPv6OnlyPreferred = vpc.Duration(30 * time.Minute)
+	}
+	hidden := func(v *vpc.VPCSpec) { v.DNSHostnames = false }
 	nothing := func(*vpc.VPCSpec) {}
 	tests := []struct {
 		name    string
@@ -79,6 +89,21 @@ func TestOptions(t *testing.T) {
 			"\x19\xc0\x00\x02\x00\x0a\x14\x01\xfd" + "\x08\x0a\x0a\x14\x01\xfd" + "\x00\x0a\x14\x01\xfd"},
 		{"on a foreign link the gateway is reached directly and all else through it", nothing, physID, physMAC, asks(6), 121,
 			"\x20\x0a\x14\x02\xfd\x00\x00\x00\x00" + "\x00\x0a\x14\x02\xfd"},
+		{"a captive portal", portal, webID, webMAC, asks(114), 114, "https://portal.example/api"},
+		{"no captive portal that is not asked for", portal, webID, webMAC, asks(6), 114, ""},
+		{"no captive portal that is not declared", nothing, webID, webMAC, asks(114), 114, ""},
+		{"how long IPv4 may be done without", v6only, webID, webMAC, asks(108), 108, "\x00\x00\x07\x08"},
+		{"not to whom it would be news", v6only, webID, webMAC, asks(6), 108, ""},
+		{"not where it is not declared", withIPv6, webID, webMAC, asks(108), 108, ""},
+		{"not on a vSwitch without IPv6", v6only, physID, physMAC, asks(108), 108, ""},
+		{"not to an interface without an IPv6 address", v6only, webID, webMAC2, asks(108), 108, ""},
+		{"a name is answered as DNS writes it", nothing, webID, webMAC, option(dhcpv4.OptionFQDN, []byte("\x05\x00\x00\x03own")...), 81, "\x05\xff\xff\x05web-1\x08research\x08internal\x00"},
+		{"a name is answered as text to who writes it so", nothing, webID, webMAC, option(dhcpv4.OptionFQDN, []byte("\x01\x00\x00own")...), 81, "\x01\xff\xffweb-1.research.internal"},
+		{"a client that would update its name itself is told that we do", nothing, webID, webMAC, option(dhcpv4.OptionFQDN, []byte("\x04\x00\x00")...), 81, "\x07\xff\xff\x05web-1\x08research\x08internal\x00"},
+		{"a client whose name is not published is told so", hidden, webID, webMAC, option(dhcpv4.OptionFQDN, []byte("\x05\x00\x00")...), 81, "\x0e\xff\xff\x05web-1\x08research\x08internal\x00"},
+		{"another's name is not given away", nothing, webID, webMAC, option(dhcpv4.OptionFQDN, []byte("\x01\x00\x00web-2.research.internal")...), 81, "\x01\xff\xffweb-1.research.internal"},
+		{"no name is told to who sends none", nothing, webID, webMAC, asks(81), 81, ""},
+		{"nor to who sends half an option", nothing, webID, webMAC, option(dhcpv4.OptionFQDN, 1, 0), 81, ""},
 		{"a client that names nothing gets the usual", nothing, webID, webMAC, func(*dhcpv4.DHCPv4) {}, 12, "web-1"},
 		{"what is not asked for is not sent", nothing, webID, webMAC, asks(6), 12, ""},
 		{"the client identifier comes back", nothing, webID, webMAC, option(dhcpv4.OptionClientIdentifier, 1, 2, 3), 61, "\x01\x02\x03"},

@@ -1,6 +1,7 @@
 package dhcp4
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -30,7 +31,8 @@ const (
 // Options that the library has no name for.
 const (
 	optionSubnetSelection   = dhcpv4.GenericOptionCode(118)
-	optionRapidCommit       = dhcpv4.GenericOptionCode(80) // RFC 4039
+	optionRapidCommit       = dhcpv4.GenericOptionCode(80)  // RFC 4039
+	optionCaptivePortal     = dhcpv4.GenericOptionCode(114) // RFC 8910
 	optionMSClasslessRoutes = dhcpv4.GenericOptionCode(249)
 	relayLinkSelection      = 5  // sub-option of 82, RFC 3527
 	relayServerID           = 11 // sub-option of 82, RFC 5107
@@ -46,7 +48,7 @@ type Request struct {
 	Requested netip.Addr // option 50
 	Server    netip.Addr // option 54
 	ClientID  []byte     // option 61
-	Hostname  string     // option 12, or the first label of 81; "" when it is no host name
+	Hostname  string     // the first label of option 81, else option 12; "" when it is no host name
 	MaxSize   int        // bytes of UDP payload that the client takes
 	Broadcast bool       // it cannot receive unicast before it has an address
 
@@ -162,27 +164,34 @@ func maxSize(m *dhcpv4.DHCPv4) int {
 	return min(size-headers, maxMessage)
 }
 
-// clientHostname is the host name that the client gives itself: option 12, or the name of option 81 (RFC 4702).
+// fqdnHeader is the size of what stands before the name in option 81, in bytes.
+const fqdnHeader = 3
+
+// clientHostname is the host name that the client gives itself: the name of option 81, beside which option 12 does not
+// count (RFC 4702 section 3.1), else option 12.
 func clientHostname(m *dhcpv4.DHCPv4) string {
-	if v, ok := m.Options[dhcpv4.OptionHostName.Code()]; ok {
-		for len(v) > 0 && v[len(v)-1] == 0 { // some clients count the final NUL
-			v = v[:len(v)-1]
+	if v := m.Options[dhcpv4.OptionFQDN.Code()]; len(v) > fqdnHeader {
+		if name := fqdnName(v[0], v[fqdnHeader:]); name != "" {
+			return name
 		}
-		return dhcp.Hostname(v)
 	}
-	v := m.Options[dhcpv4.OptionFQDN.Code()]
-	if len(v) < 3 {
-		return ""
+	v := m.Options[dhcpv4.OptionHostName.Code()]
+	for len(v) > 0 && v[len(v)-1] == 0 { // some clients count the final NUL
+		v = v[:len(v)-1]
 	}
-	flags, name := v[0], v[3:]
+	return dhcp.Hostname(v)
+}
+
+// fqdnName reads the name of option 81: as text, or its first label as DNS writes it.
+func fqdnName(flags byte, name []byte) string {
 	const wireForm = 0x04
 	if flags&wireForm == 0 {
-		return dhcp.Hostname(name)
+		return dhcp.Hostname(bytes.TrimSuffix(name, []byte(".")))
 	}
-	if len(name) == 0 || int(name[0]) > len(name)-1 {
+	if int(name[0]) > len(name)-1 {
 		return ""
 	}
-	return dhcp.Hostname(name[1 : 1+int(name[0])]) // the first label; a compression pointer is longer than the rest
+	return dhcp.Hostname(name[1 : 1+int(name[0])]) // a compression pointer is longer than the rest
 }
 
 // relayInfo reads the sub-options of option 82 that concern us. One that is broken is as good as absent: only a relay

@@ -156,6 +156,7 @@ func TestClientHostname(t *testing.T) {
 		{"a qualified name as text", dhcpv4.OptionFQDN, "\x00\x00\x00web-1", "web-1"},
 		{"a compression pointer", dhcpv4.OptionFQDN, "\x04\x00\x00\xc0\x00", ""},
 		{"a label longer than the option", dhcpv4.OptionFQDN, "\x04\x00\x00\x3fweb", ""},
+		{"a qualified name as text with its final dot", dhcpv4.OptionFQDN, "\x00\x00\x00web-1.example.", "web-1.example"},
 		{"a name option without a name", dhcpv4.OptionFQDN, "\x04\x00\x00", ""},
 		{"a name option cut short", dhcpv4.OptionFQDN, "\x04", ""},
 	}
@@ -166,6 +167,19 @@ func TestClientHostname(t *testing.T) {
 				t.Errorf("%q, want %q", r.Hostname, tt.want)
 			}
 		})
+	}
+}
+
+func TestTheQualifiedNameCountsBesideAPlainOne(t *testing.T) {
+	plain := option(dhcpv4.OptionHostName, []byte("plain")...)
+	for fqdn, want := range map[string]string{
+		"\x04\x00\x00\x05web-1\x07example\x00": "web-1",
+		"\x04\x00\x00":                         "plain", // a client may leave the name to us, and says option 12 to old servers
+		"\x04\x00\x00\xc0\x00":                 "plain",
+	} {
+		if r := parse(t, message(dhcpv4.MessageTypeDiscover, webMAC, plain, option(dhcpv4.OptionFQDN, []byte(fqdn)...))); r.Hostname != want {
+			t.Errorf("beside %q: %q, want %q", fqdn, r.Hostname, want)
+		}
 	}
 }
 

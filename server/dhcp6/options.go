@@ -2,6 +2,7 @@ package dhcp6
 
 import (
 	"math"
+	"net/netip"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
@@ -37,6 +38,10 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 			p.may(dhcpv6.OptionFQDN, b)
 		}
 	}
+	if uri := w.VPC.DHCPOptions.CaptivePortal; uri != "" && r.wants(dhcpv6.OptionCaptivePortal) {
+		p.may(dhcpv6.OptionCaptivePortal, []byte(uri)) // RFC 8910
+	}
+	p.addNTP(r, w.VPC.DHCPOptions.NTPServers)
 	if r.wants(dhcpv6.OptionDomainSearchList) {
 		var b []byte
 		for _, d := range w.VPC.SearchList() {
@@ -45,6 +50,25 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 		if len(b) > 0 {
 			p.may(dhcpv6.OptionDomainSearchList, b)
 		}
+	}
+}
+
+// addNTP adds the time servers that have IPv6 addresses, in the forms of RFC 5908 and of RFC 4075, which it has replaced
+// and which clients ask for still.
+func (p *Reply) addNTP(r *Request, servers []netip.Addr) {
+	const subOptionServer = dhcpv6.OptionCode(1)
+	var ntp, sntp []byte
+	for _, a := range servers {
+		if a.Is6() {
+			ntp = appendOption(ntp, subOptionServer, a.AsSlice())
+			sntp = append(sntp, a.AsSlice()...)
+		}
+	}
+	if len(ntp) > 0 && r.wants(dhcpv6.OptionNTPServer) {
+		p.may(dhcpv6.OptionNTPServer, ntp)
+	}
+	if len(sntp) > 0 && r.wants(dhcpv6.OptionSNTPServerList) {
+		p.may(dhcpv6.OptionSNTPServerList, sntp)
 	}
 }
 

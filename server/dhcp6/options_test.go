@@ -33,6 +33,10 @@ func TestWhichOptionsInWhichMessage(t *testing.T) {
 		own                                        = "fd00:20:0:1::10"
 	)
 	servers := func(v *vpc.VPCSpec) { v.DHCPOptions.DomainNameServers = []netip.Addr{addr("10.20.9.53")} }
+	extras := func(v *vpc.VPCSpec) {
+		v.DHCPOptions.CaptivePortal = "https://portal.example/api"
+		v.DHCPOptions.NTPServers = []netip.Addr{addr("192.0.2.1"), addr("2001:db8::7b")}
+	}
 	for _, tt := range []struct {
 		name    string
 		change  func(*vpc.VPCSpec)
@@ -49,6 +53,8 @@ func TestWhichOptionsInWhichMessage(t *testing.T) {
 		{"nothing when nothing is asked for", nil, webID, webMAC, message(dhcpv6.MessageTypeRenew, ours, ia(1, own), asks()), []dhcpv6.OptionCode{server, client, na}},
 		{"declared servers are IPv4's to tell", servers, webID, webMAC, message(dhcpv6.MessageTypeRequest, ours, ia(1)), []dhcpv6.OptionCode{server, client, na, search}},
 		{"behind a relay the gateway is no resolver", nil, farID, farMAC, message(dhcpv6.MessageTypeRequest, ours, ia(1)), []dhcpv6.OptionCode{server, client, na, search}},
+		{"a captive portal and time servers", extras, webID, webMAC, message(dhcpv6.MessageTypeRequest, ours, ia(1)), []dhcpv6.OptionCode{server, client, na, dns, dhcpv6.OptionCaptivePortal, dhcpv6.OptionNTPServer, dhcpv6.OptionSNTPServerList, search}},
+		{"but not unless asked for", extras, webID, webMAC, message(dhcpv6.MessageTypeRequest, ours, ia(1), asks(dns)), []dhcpv6.OptionCode{server, client, na, dns}},
 		{"a name is answered to who sends one", nil, webID, webMAC, message(dhcpv6.MessageTypeRequest, ours, ia(1), fqdn6("\x01x", 0)), []dhcpv6.OptionCode{server, client, na, dns, name, search}},
 		{"information comes with the time to ask again", nil, webID, webMAC, message(dhcpv6.MessageTypeInformationRequest), []dhcpv6.OptionCode{server, client, refresh, dns, search}},
 		{"a confirmation says nothing else", nil, webID, webMAC, message(dhcpv6.MessageTypeConfirm, ia(1, own)), []dhcpv6.OptionCode{server, client, statusCode}},
@@ -62,6 +68,28 @@ func TestWhichOptionsInWhichMessage(t *testing.T) {
 		}
 		if got := codes(d.Reply.(*Reply).Encode()); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestTimeServersAndThePortalAreWrittenAsTheirRFCsSay(t *testing.T) {
+	leases := newEngine(t, spec(func(v *vpc.VPCSpec) {
+		v.DHCPOptions.CaptivePortal = "https://portal.example/api"
+		v.DHCPOptions.NTPServers = []netip.Addr{addr("192.0.2.1"), addr("2001:db8::7b")}
+	}))
+	d := parse(t, packet(webMAC, message(dhcpv6.MessageTypeInformationRequest))).Decide(leases, leases.VSwitch(webID))
+	got := map[dhcpv6.OptionCode]string{}
+	_ = options(d.Reply.(*Reply).Encode()[headerSize:], func(code dhcpv6.OptionCode, data []byte) error {
+		got[code] = hex.EncodeToString(data)
+		return nil
+	})
+	for code, want := range map[dhcpv6.OptionCode]string{
+		dhcpv6.OptionCaptivePortal:  hex.EncodeToString([]byte("https://portal.example/api")),
+		dhcpv6.OptionNTPServer:      "00010010" + "20010db800000000000000000000007b",
+		dhcpv6.OptionSNTPServerList: "20010db800000000000000000000007b",
+	} {
+		if got[code] != want {
+			t.Errorf("option %d is %s, want %s", code, got[code], want)
 		}
 	}
 }

@@ -37,6 +37,7 @@ const (
 	optionMTU             = 5
 	optionRDNSS           = 25 // RFC 8106
 	optionDNSSL           = 31
+	optionCaptivePortal   = 37 // RFC 8910
 )
 
 // Advertisement is what the guests of a vSwitch are told, as a function of the snapshot.
@@ -46,6 +47,7 @@ type Advertisement struct {
 	MTU      int // 0: not said
 	DNS      []netip.Addr
 	Search   []string
+	Portal   string // the URI of the captive portal's API; "": not said
 }
 
 // AdvertisementOf returns what a vSwitch's guests are told; nothing is said where it has no IPv6 or no link.
@@ -55,13 +57,13 @@ func AdvertisementOf(w *vpc.VSwitch) (a Advertisement, ok bool) {
 	}
 	return Advertisement{
 		Lifetime: routerLifetime, Prefix: w.IPv6CIDRBlock, MTU: w.VPC.DHCPOptions.MTU,
-		DNS: w.Resolvers(vpc.IPv6), Search: w.VPC.SearchList(),
+		DNS: w.Resolvers(vpc.IPv6), Search: w.VPC.SearchList(), Portal: w.VPC.DHCPOptions.CaptivePortal,
 	}, true
 }
 
 // Equal reports whether both say the same.
 func (a Advertisement) Equal(b Advertisement) bool {
-	return a.Lifetime == b.Lifetime && a.Prefix == b.Prefix && a.MTU == b.MTU && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search)
+	return a.Lifetime == b.Lifetime && a.Prefix == b.Prefix && a.MTU == b.MTU && a.Portal == b.Portal && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search)
 }
 
 // final is the last advertisement of a router that goes (RFC 4861 section 6.2.5): its names go with it.
@@ -93,6 +95,12 @@ func (a Advertisement) Encode(link vpc.MAC) []byte {
 		for _, s := range a.DNS {
 			b = append(b, s.AsSlice()...)
 		}
+	}
+	if a.Portal != "" {
+		blocks := (2 + len(a.Portal) + 7) / 8
+		b = append(b, optionCaptivePortal, uint8(blocks))
+		b = append(b, a.Portal...)
+		b = append(b, make([]byte, 8*blocks-2-len(a.Portal))...)
 	}
 	return a.appendSearch(b)
 }

@@ -27,6 +27,7 @@ func TestAdvertisementsAreAsRecorded(t *testing.T) {
 			v.DHCPOptions.DomainName = "lab.example"
 			v.DHCPOptions.SearchDomains = []string{"corp.example.", "lab.example", "bad..name"}
 		}, false},
+		{"portal", func(v *vpc.VPCSpec) { v.DHCPOptions.CaptivePortal = "https://portal.example/api" }, false},
 		{"own-resolvers", func(v *vpc.VPCSpec) { v.DHCPOptions.DomainNameServers = []netip.Addr{addr("10.20.9.53")} }, false},
 		{"final", nil, true},
 	} {
