@@ -254,15 +254,35 @@ func (v *validator) forwarders(c *scope) {
 			v.add(&p, "servers", "has %d servers, and at most %d are allowed", n, maxForwarderServers)
 		}
 		for _, s := range f.Servers {
-			if _, err := ParseServer(s); err != nil {
+			if _, _, err := ParseForwarder(s); err != nil {
 				v.add(&p, "servers", "%s", err)
 			}
 		}
 	}
 }
 
+// ParseForwarder reads a server of a forwarder: IP[:port], or tls://NAME@IP[:port] for DNS over TLS (RFC 7858). tlsName is
+// what the server's certificate must say, without a final dot, and empty for plain DNS.
+func ParseForwarder(s string) (tlsName string, server netip.AddrPort, err error) {
+	rest, overTLS := strings.CutPrefix(s, "tls://")
+	if !overTLS {
+		server, err = ParseServer(s)
+		return "", server, err
+	}
+	tlsName, addr, _ := strings.Cut(rest, "@")
+	tlsName = strings.TrimSuffix(tlsName, ".")
+	if checkDomain(tlsName, false) == "" {
+		if server, err = parseServer(addr, 853); err == nil {
+			return tlsName, server, nil
+		}
+	}
+	return "", netip.AddrPort{}, fmt.Errorf("%q is not a server over TLS: tls://NAME@IP[:port], with the name in its certificate", s)
+}
+
 // ParseServer reads the address of a DNS server, IP[:port]; the port is 53 when it is not written.
-func ParseServer(s string) (netip.AddrPort, error) {
+func ParseServer(s string) (netip.AddrPort, error) { return parseServer(s, 53) }
+
+func parseServer(s string, port uint16) (netip.AddrPort, error) {
 	server, err := netip.ParseAddrPort(s)
 	if err != nil {
 		bare, brackets := s, len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']'
@@ -274,7 +294,7 @@ func ParseServer(s string) (netip.AddrPort, error) {
 		if brackets && !a.Is6() {
 			err = strconv.ErrSyntax
 		}
-		server = netip.AddrPortFrom(a, 53)
+		server = netip.AddrPortFrom(a, port)
 	}
 	a := server.Addr()
 	if err != nil || !plain(a) || a.IsUnspecified() || a.IsMulticast() || server.Port() == 0 {
