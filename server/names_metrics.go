@@ -48,6 +48,7 @@ func (c nameCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(descUnusual, s.Limited, "limited")
 	counter(descUnusual, s.Overload, "overload")
 	counter(descUnusual, s.Rebinding, "rebinding")
+	counter(descUnusual, s.Evicted, "evicted")
 	gauge(descWaiting, float64(s.Waiting))
 	gauge(descConns, float64(s.Connections))
 	gauge(descDown, float64(s.ListenersDown))

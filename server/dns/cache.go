@@ -46,8 +46,12 @@ type entry struct {
 	why     extendedError
 	ttl     time.Duration
 
-	refreshing atomic.Bool // somebody is fetching it again
+	refreshing atomic.Bool  // somebody is fetching it again
+	recheck    atomic.Int64 // until then (Unix time in nanoseconds) it stands in without anybody being asked
 }
+
+// ended reports whether the entry is only good as long as no upstream answers.
+func (e *entry) ended(now time.Time) bool { return e.ttl > 0 && now.Sub(e.stored) >= e.ttl }
 
 // freshness says what an entry may still be used for.
 type freshness int
@@ -122,15 +126,6 @@ func (c *cache) remove(el *list.Element) {
 	c.bytes -= e.size()
 }
 
-// flush forgets everything.
-func (c *cache) flush() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.entries)
-	c.order.Init()
-	c.bytes = 0
-}
-
 // flushWithin forgets a name and everything below it, and returns how many entries that were.
 func (c *cache) flushWithin(n name) int {
 	c.mu.Lock()
@@ -176,15 +171,14 @@ func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*en
 			c.Target = strings.ToLower(c.Target)
 		}
 	}
-	for _, rr := range reply.Answer {
-		if rr.Header().Class == miekg.ClassINET {
-			m.Answer = append(m.Answer, rr)
-		}
-	}
+	var names map[string]bool
+	m.Answer, names = relevant(reply.Answer, key.name.String())
 	for _, rr := range reply.Ns {
-		if rr.Header().Class == miekg.ClassINET && rr.Header().Rrtype != miekg.TypeNS {
-			m.Ns = append(m.Ns, rr)
+		h := rr.Header()
+		if h.Class != miekg.ClassINET || h.Rrtype == miekg.TypeNS || h.Rrtype == miekg.TypeSOA && !above(h.Name, names) {
+			continue
 		}
+		m.Ns = append(m.Ns, rr)
 	}
 	wire, err := m.Pack()
 	if err != nil {
@@ -205,6 +199,43 @@ func newEntry(key cacheKey, reply *miekg.Msg, source string, now time.Time) (*en
 		at = next
 	}
 	return e, nil
+}
+
+// relevant returns the records of an answer section that belong to the question: those of its name and of the names that
+// CNAME records lead to from there, and those names. Others would be somebody's attempt to say more than he was asked.
+func relevant(answer []miekg.RR, asked string) ([]miekg.RR, map[string]bool) {
+	names := map[string]bool{asked: true}
+	for range maxChain { // in whatever order the chain is
+		before := len(names)
+		for _, rr := range answer {
+			if c, ok := rr.(*miekg.CNAME); ok && names[c.Hdr.Name] {
+				names[c.Target] = true
+			}
+		}
+		if len(names) == before {
+			break
+		}
+	}
+	var kept []miekg.RR
+	for _, rr := range answer {
+		h := rr.Header()
+		sig, _ := rr.(*miekg.RRSIG)
+		renames := h.Rrtype == miekg.TypeDNAME || sig != nil && sig.TypeCovered == miekg.TypeDNAME
+		if h.Class == miekg.ClassINET && (names[h.Name] || renames && above(h.Name, names)) {
+			kept = append(kept, rr)
+		}
+	}
+	return kept, names
+}
+
+// above reports whether one of the names is the zone's or below it.
+func above(zone string, names map[string]bool) bool {
+	for n := range names {
+		if miekg.IsSubDomain(zone, n) {
+			return true
+		}
+	}
+	return false
 }
 
 // failure is the entry of a question that nobody answered, or not in a way that may be passed on.
@@ -250,7 +281,7 @@ func (e *entry) append(dst []byte, q *Query, limit int, now time.Time) ([]byte, 
 	age := now.Sub(e.stored)
 	lapsed := uint32(max(age, 0) / time.Second)
 	q.extended = e.why
-	if age >= e.ttl && e.ttl > 0 {
+	if e.ended(now) {
 		q.extended = errStale
 		if e.rcode == miekg.RcodeNameError {
 			q.extended = errStaleNXDOMAIN
@@ -260,7 +291,7 @@ func (e *entry) append(dst []byte, q *Query, limit int, now time.Time) ([]byte, 
 		field := m.buf[body+at-skip:]
 		ttl := binary.BigEndian.Uint32(field)
 		switch {
-		case age >= e.ttl && e.ttl > 0:
+		case e.ended(now):
 			ttl = staleTTL
 		default:
 			ttl = min(ttl, uint32(maxTTL/time.Second))

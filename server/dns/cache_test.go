@@ -175,7 +175,7 @@ func TestTheCacheStaysInItsBounds(t *testing.T) {
 	if n, b := c.size(); n > 2 || b > c.maxBytes {
 		t.Errorf("%d entries, %d bytes", n, b)
 	}
-	c.flush()
+	c.flushWithin(root)
 	if n, b := c.size(); n != 0 || b != 0 {
 		t.Errorf("%d entries, %d bytes after a flush", n, b)
 	}

@@ -10,6 +10,7 @@
 //   - cookie.go    DNS cookies: whose address is not forged
 //   - extended.go  why an answer is what it is
 //   - limiter.go   so many answers a second
+//   - quota.go     so many at a time
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - transfer.go  whole zones for their secondaries
 //   - update.go    changes of zones by their clients

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+
+	"gatehouse/vpc"
 )
 
 const mixable = "a-long-name-with-many-letters.example.org."
@@ -278,6 +280,54 @@ func TestOverTLSOnlyTheNamedServerIsAsked(t *testing.T) {
 			}
 			if e, _ := ask("dns.example", nil); e.Rcode != "SERVFAIL" {
 				t.Errorf("a certificate that nobody trusts was believed: %+v", e)
+			}
+		})
+	}
+}
+
+func TestAForwarderIsAskedOverTLS(t *testing.T) {
+	for _, loopback := range loopbacks() {
+		t.Run(loopback, func(t *testing.T) {
+			up := newFake(t, loopback, says(t, "@ 100 IN A 192.0.2.1"))
+			world := newFake(t, loopback, says(t, "@ 100 IN A 192.0.2.2"))
+			var conns atomic.Int32
+			addr, roots := newTLS(t, loopback, "dns.example", up, &conns)
+			for _, tt := range []struct {
+				what, server string
+				roots        *x509.CertPool
+				rcode        int
+			}{
+				{"the right server", "tls://dns.example@" + addr.String(), roots, miekg.RcodeSuccess},
+				{"a server with another name", "tls://other.example@" + addr.String(), roots, miekg.RcodeServerFailure},
+				{"a certificate that nobody trusts", "tls://dns.example@" + addr.String(), nil, miekg.RcodeServerFailure},
+			} {
+				t.Run(tt.what, func(t *testing.T) {
+					spec := lab()
+					spec.VPCs[0].Forwarders = []*vpc.ForwarderSpec{{Zone: "partner.example", Servers: []string{tt.server}}}
+					s, err := New(Config{Upstreams: []string{world.addr.String()}, Roots: tt.roots, CacheSize: 10})
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(s.resolver.closeIdle)
+					s.SetSnapshot(snapshotOf(spec))
+					if f := s.Findings(); len(f) > 0 && strings.Contains(f[0].Message, "forwarder") {
+						t.Fatal(f)
+					}
+					if m := askServer(t, s, "vpc-a", question("www.partner.example.", "A")); m.Rcode != tt.rcode || len(m.Answer) > 0 && !strings.HasSuffix(m.Answer[0].String(), "192.0.2.1") {
+						t.Errorf("%v", m)
+					}
+					if world.udp.Load() > 0 || up.udp.Load() > 0 {
+						t.Error("the question went out in the clear")
+					}
+					// Another VPC asks its own way.
+					if m := askServer(t, s, "vpc-b", question("www.partner.example.", "A")); len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), "192.0.2.2") {
+						t.Errorf("another VPC: %v", m)
+					}
+					world.udp.Store(0)
+				})
+			}
+			if conns.Load() == 0 {
+				t.Error("nobody was asked over TLS")
 			}
 		})
 	}

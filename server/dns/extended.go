@@ -18,7 +18,8 @@ var (
 	errOther         = extendedError{true, miekg.ExtendedErrorCodeOther, "too many open questions"}
 	errStale         = extendedError{true, miekg.ExtendedErrorCodeStaleAnswer, ""}
 	errStaleNXDOMAIN = extendedError{true, miekg.ExtendedErrorCodeStaleNXDOMAINAnswer, ""}
-	errBlocked       = extendedError{true, miekg.ExtendedErrorCodeBlocked, "the answer from outside points into a VPC"}
+	errLoop          = extendedError{true, miekg.ExtendedErrorCodeOther, "a loop"}
+	errBlocked       = extendedError{true, miekg.ExtendedErrorCodeBlocked, "the answer from outside points inside"}
 	errProhibited    = extendedError{true, miekg.ExtendedErrorCodeProhibited, ""}
 	errNotHere       = extendedError{true, miekg.ExtendedErrorCodeNotAuthoritative, ""}
 	errNotSupported  = extendedError{true, miekg.ExtendedErrorCodeNotSupported, ""}

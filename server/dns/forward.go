@@ -14,8 +14,12 @@ import (
 )
 
 const (
-	maxFlights = 1024 // questions that upstreams are asked at the same time
-	maxHandoff = 4    // how often an answer may lead from here to a forwarder and back
+	maxFlights      = 1024 // questions that upstreams are asked at the same time
+	reservedFlights = 64   // of a VPC, whatever the others ask
+	maxHandoff      = 4    // how often an answer may lead from here to a forwarder and back
+
+	staleAfter   = 1800 * time.Millisecond // without a reply, an answer that has ended stands in (RFC 8767 section 5)
+	staleRecheck = 30 * time.Second        // for how long it then does without asking again (RFC 8767 section 5)
 )
 
 // resolver asks others what the views do not know, and remembers what they said.
@@ -30,18 +34,21 @@ type resolver struct {
 	mu      sync.Mutex
 	servers map[endpoint]*upstream
 	flights map[cacheKey]*flight
+	room    *quota // of flights
 
 	hits, misses, staleHits, refused atomic.Uint64
 }
 
 // flight is a question that upstreams are being asked; whoever asks the same waits for it.
 type flight struct {
-	done  chan struct{}
-	entry *entry // set before done is closed
+	servers []*upstream
+	void    bool // its answer must not be kept: what it was asked under has changed. Guarded by resolver.mu.
+	done    chan struct{}
+	entry   *entry // set before done is closed
 }
 
 func newResolver(cacheSize int, now func() time.Time) *resolver {
-	r := &resolver{now: now, cache: newCache(cacheSize), servers: map[endpoint]*upstream{}, flights: map[cacheKey]*flight{}}
+	r := &resolver{now: now, cache: newCache(cacheSize), servers: map[endpoint]*upstream{}, flights: map[cacheKey]*flight{}, room: newQuota(maxFlights, 0, reservedFlights)}
 	r.upstreams.Store(new([]endpoint))
 	r.guarded.Store(new([]netip.Prefix))
 	return r
@@ -51,41 +58,50 @@ func newResolver(cacheSize int, now func() time.Time) *resolver {
 func (r *resolver) setUpstreams(servers []endpoint) {
 	if !slices.Equal(*r.upstreams.Load(), servers) {
 		r.upstreams.Store(&servers)
-		r.cache.flush()
+		r.forget(root)
 	}
+}
+
+// forget drops what upstreams have said about a name and everything below it, and what they are about to say, and returns
+// how many answers that were.
+func (r *resolver) forget(n name) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, fl := range r.flights {
+		if key.name.within(n) {
+			fl.void = true
+			delete(r.flights, key) // who asks from now on is given a new answer
+		}
+	}
+	return r.cache.flushWithin(n)
 }
 
 // setGuarded changes the ranges that no outside name may point into.
 func (r *resolver) setGuarded(ranges []netip.Prefix) {
 	if !slices.Equal(*r.guarded.Load(), ranges) {
 		r.guarded.Store(&ranges)
-		r.cache.flush()
+		r.forget(root)
 	}
 }
 
 // keep forgets the servers that are neither upstreams nor in use by a forwarder.
-func (r *resolver) keep(forwarders map[netip.AddrPort]bool) {
+func (r *resolver) keep(forwarders map[endpoint]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for e, u := range r.servers {
-		if (e.tlsName != "" || !forwarders[e.addr]) && !slices.Contains(*r.upstreams.Load(), e) {
+		if !forwarders[e] && !slices.Contains(*r.upstreams.Load(), e) {
 			u.closeIdle()
 			delete(r.servers, e)
 		}
 	}
 }
 
-// serversFor returns whom to ask: the forwarder's servers, or the upstreams when f is nil.
+// serversFor returns whom to ask: the forwarder's servers, or the upstreams when f is nil. The caller holds r.mu.
 func (r *resolver) serversFor(f *forwarder) []*upstream {
 	servers := *r.upstreams.Load()
 	if f != nil {
-		servers = make([]endpoint, len(f.servers))
-		for i, ap := range f.servers {
-			servers[i].addr = ap
-		}
+		servers = f.servers
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	out := make([]*upstream, len(servers))
 	for i, e := range servers {
 		if r.servers[e] == nil {
@@ -124,21 +140,21 @@ func scopeOf(f *forwarder) string {
 }
 
 // cached returns a good answer that is already here. One that is about to end is fetched again behind the client's back.
-func (r *resolver) cached(ctx context.Context, f *forwarder, q *Query, lower []byte) *entry {
+func (r *resolver) cached(ctx context.Context, v *View, f *forwarder, q *Query, lower []byte) *entry {
 	e, state := r.cache.get(scopeOf(f), lower, q.Type, q.DO, q.CD, r.now())
 	if state < ending {
 		return nil
 	}
 	r.hits.Add(1)
 	if state == ending && e.refreshing.CompareAndSwap(false, true) {
-		r.fly(ctx, f, e.key)
+		r.fly(context.WithoutCancel(ctx), v, f, e.key)
 	}
 	return e
 }
 
-// resolve returns the answer to a question about target, from the cache or from outside. It is never nil: a failure is
-// an entry too. ctx bounds the wait, not the question, which others may be waiting for.
-func (r *resolver) resolve(ctx context.Context, f *forwarder, q *Query, target name) *entry {
+// resolve returns the answer to a client's question about target, from the cache or from outside. It is never nil: a
+// failure is an entry too. ctx bounds the wait, not the question, which others may be waiting for.
+func (r *resolver) resolve(ctx context.Context, v *View, client netip.Addr, f *forwarder, q *Query, target name) *entry {
 	key := cacheKey{scopeOf(f), target, q.Type, q.DO, q.CD}
 	old, state := r.cache.get(key.scope, []byte(target), key.typ, key.do, key.cd, r.now())
 	if state >= ending {
@@ -146,42 +162,78 @@ func (r *resolver) resolve(ctx context.Context, f *forwarder, q *Query, target n
 		return old
 	}
 	r.misses.Add(1)
-	fl := r.fly(context.WithoutCancel(ctx), f, key)
-	if fl == nil {
-		return failure(key, miekg.RcodeServerFailure, "too many open questions", errOther, r.now())
+	var patience <-chan time.Time // nil: there is nothing else to answer with
+	if state == stale {
+		if old.recheck.Load() > r.now().UnixNano() {
+			r.staleHits.Add(1)
+			return old
+		}
+		timer := time.NewTimer(staleAfter)
+		defer timer.Stop()
+		patience = timer.C
 	}
-	select {
-	case <-fl.done:
-		return fl.entry
-	case <-ctx.Done():
-		return failure(key, miekg.RcodeServerFailure, "gave up waiting", errUnreachable, r.now())
+	fl, joined := r.fly(context.WithoutCancel(ctx), v, f, key)
+	var e *entry
+	switch {
+	case fl == nil:
+		e = failure(key, miekg.RcodeServerFailure, "too many open questions", errOther, r.now())
+	case joined && fl.asks(client):
+		return failure(key, miekg.RcodeServerFailure, "a loop: "+client.String()+" is asked for it, and asks us", errLoop, r.now())
+	default:
+		select {
+		case <-fl.done:
+			e = fl.entry
+		case <-patience:
+			e = old
+		case <-ctx.Done():
+			e = failure(key, miekg.RcodeServerFailure, "gave up waiting", errUnreachable, r.now())
+		}
 	}
+	if state == stale && e.rcode == miekg.RcodeServerFailure {
+		e = old
+	}
+	if e.ended(r.now()) {
+		r.staleHits.Add(1)
+	}
+	return e
 }
 
-// fly starts to ask, or joins those who wait for the same answer already; nil when there is no room.
-func (r *resolver) fly(ctx context.Context, f *forwarder, key cacheKey) *flight {
+// asks reports whether the client is one of those who are asked: a resolver that asks us what we ask it.
+func (fl *flight) asks(client netip.Addr) bool {
+	return slices.ContainsFunc(fl.servers, func(u *upstream) bool { return u.addr.Addr().WithZone("") == client.Unmap().WithZone("") })
+}
+
+// fly starts to ask for a VPC, or joins those who wait for the same answer already; nil when there is no room.
+func (r *resolver) fly(ctx context.Context, v *View, f *forwarder, key cacheKey) (fl *flight, joined bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if fl := r.flights[key]; fl != nil {
-		return fl
+		return fl, true
 	}
-	if len(r.flights) >= maxFlights {
-		return nil
+	if !r.room.enter(v.vpc.ID, netip.Addr{}) {
+		return nil, false
 	}
-	fl := &flight{done: make(chan struct{})}
+	fl = &flight{servers: r.serversFor(f), done: make(chan struct{})}
 	r.flights[key] = fl
+	guarded := *r.guarded.Load()
 	go func() {
-		fl.entry = r.fetch(ctx, f, key)
+		fl.entry = r.fetch(ctx, f, fl.servers, guarded, key)
 		r.mu.Lock()
-		delete(r.flights, key)
+		if !fl.void {
+			delete(r.flights, key)
+			if !fl.entry.ended(r.now()) {
+				r.cache.put(fl.entry)
+			}
+		}
 		r.mu.Unlock()
+		r.room.leave(v.vpc.ID, netip.Addr{})
 		close(fl.done)
 	}()
-	return fl
+	return fl, false
 }
 
-// fetch asks outside and puts the result into the cache. When nobody answers, an answer that has ended stands in.
-func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry {
+// fetch asks outside. When nobody answers, an answer that has ended stands in.
+func (r *resolver) fetch(ctx context.Context, f *forwarder, servers []*upstream, guarded []netip.Prefix, key cacheKey) *entry {
 	question := new(miekg.Msg)
 	question.SetQuestion(key.name.String(), key.typ)
 	question.RecursionDesired, question.CheckingDisabled, question.AuthenticatedData = true, key.cd, true
@@ -190,18 +242,17 @@ func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry
 	if f != nil {
 		source = f.source
 	}
-	guarded := r.guarded.Load()
-
-	reply, from, err := ask(ctx, r.serversFor(f), question)
+	reply, from, err := ask(ctx, servers, question)
 	now := r.now()
 	var e *entry
 	switch {
 	case err != nil:
 		e = failure(key, miekg.RcodeServerFailure, source+": "+err.Error(), errUnreachable, now)
-	case f == nil && pointsInto(reply, *guarded):
-		// A name outside that has an inside address would let a web page talk to instances through its reader's browser.
+	case f == nil && pointsInto(reply, guarded):
+		// A name outside that has an inside address would let a web page talk to instances, or to what listens on its reader's
+		// own machine, through its reader's browser. Whom a forwarder was declared for is trusted.
 		r.refused.Add(1)
-		e = failure(key, miekg.RcodeRefused, source+" "+from.String()+": the answer points into a VPC", errBlocked, now)
+		e = failure(key, miekg.RcodeRefused, source+" "+from.String()+": the answer points inside", errBlocked, now)
 	default:
 		source += " " + from.String()
 		if e, err = newEntry(key, reply, source, now); err != nil {
@@ -210,25 +261,25 @@ func (r *resolver) fetch(ctx context.Context, f *forwarder, key cacheKey) *entry
 	}
 	if e.rcode != miekg.RcodeSuccess && e.rcode != miekg.RcodeNameError {
 		if old, state := r.cache.get(key.scope, []byte(key.name), key.typ, key.do, key.cd, now); state != missing && e.rcode != miekg.RcodeRefused {
-			r.staleHits.Add(1)
+			old.recheck.Store(now.Add(staleRecheck).UnixNano())
 			return old
 		}
-	}
-	if guarded == r.guarded.Load() {
-		r.cache.put(e)
 	}
 	return e
 }
 
-// pointsInto reports whether an answer holds an address of the ranges, as it is or embedded in an IPv6 address.
+// nearby are the addresses that mean something else on every host: the host itself and its links.
+var nearby = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("fe80::/10"),
+}
+
+// pointsInto reports whether an answer holds an address of the ranges or a nearby one, as it is or embedded in an IPv6
+// address.
 func pointsInto(m *miekg.Msg, ranges []netip.Prefix) bool {
 	inside := func(a netip.Addr) bool {
-		for _, p := range ranges {
-			if p.Contains(a) {
-				return true
-			}
-		}
-		return false
+		contains := func(p netip.Prefix) bool { return p.Contains(a) }
+		return slices.ContainsFunc(ranges, contains) || slices.ContainsFunc(nearby, contains)
 	}
 	for _, rr := range m.Answer {
 		var raw []byte
@@ -247,7 +298,7 @@ func pointsInto(m *miekg.Msg, ranges []netip.Prefix) bool {
 			}
 		}
 		a, ok := netip.AddrFromSlice(raw)
-		if ok && (inside(a.Unmap()) || a.Is6() && inside(embedded(a))) {
+		if ok && (inside(a.Unmap()) || inside(embedded(a))) {
 			return true
 		}
 	}
@@ -266,7 +317,7 @@ func hintsInto(values []miekg.SVCBKeyValue, inside func(netip.Addr) bool) bool {
 			}
 		case *miekg.SVCBIPv6Hint:
 			for _, ip := range v.Hint {
-				if a, ok := netip.AddrFromSlice(ip.To16()); ok && (inside(a) || inside(embedded(a))) {
+				if a, ok := netip.AddrFromSlice(ip.To16()); ok && (inside(a.Unmap()) || inside(embedded(a))) {
 					return true
 				}
 			}
@@ -275,26 +326,34 @@ func hintsInto(values []miekg.SVCBKeyValue, inside func(netip.Addr) bool) bool {
 	return false
 }
 
-// embedded returns the IPv4 address in the last four octets of an address of the NAT64 prefix (RFC 6052) or one that is
-// IPv4-compatible; invalid for any other.
+var (
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")
+	compatible = netip.MustParsePrefix("::/96")
+	sixToFour  = netip.MustParsePrefix("2002::/16")
+)
+
+// embedded returns the IPv4 address that traffic to an IPv6 address may end at: that in an address of the NAT64 prefix (RFC
+// 6052), in an IPv4-compatible one (RFC 4291 section 2.5.5.1), or in one of 6to4 (RFC 3056); invalid for any other.
 func embedded(a netip.Addr) netip.Addr {
 	b := a.As16()
-	nat64 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0, 0x64, 0xff, 0x9b}), 96)
-	compatible := netip.PrefixFrom(netip.IPv6Unspecified(), 96)
-	if nat64.Contains(a) || compatible.Contains(a) {
+	switch {
+	case a.Is4():
+	case nat64.Contains(a), compatible.Contains(a):
 		return netip.AddrFrom4([4]byte(b[12:]))
+	case sixToFour.Contains(a):
+		return netip.AddrFrom4([4]byte(b[2:]))
 	}
 	return netip.Addr{}
 }
 
-// complete returns the reply to a question that the view could not answer alone. local is the view's message, with the
-// CNAME records that lead to out.target.
-func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte, out Outcome, limit int) ([]byte, Outcome) {
+// complete returns the reply to a client's question that the view could not answer alone. local is the view's message, with
+// the CNAME records that lead to out.target.
+func (r *resolver) complete(ctx context.Context, v *View, client netip.Addr, q *Query, local []byte, out Outcome, limit int) ([]byte, Outcome) {
 	direct := out.target == ""
 	if direct {
 		out.target = q.name()
 	}
-	e := r.resolve(ctx, out.forwarder, q, out.target)
+	e := r.resolve(ctx, v, client, out.forwarder, q, out.target)
 	if direct && !(e.chained && out.forwarder != nil) {
 		return e.reply(q, limit, r.now())
 	}
@@ -339,7 +398,7 @@ func (r *resolver) complete(ctx context.Context, v *View, q *Query, local []byte
 		if out.target == "" {
 			out.target = n
 		}
-		e = r.resolve(ctx, out.forwarder, q, out.target)
+		e = r.resolve(ctx, v, client, out.forwarder, q, out.target)
 	}
 	return packReply(&m, q, e.source, limit)
 }

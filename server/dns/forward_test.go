@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -190,11 +191,16 @@ func asking(t testing.TB, clk *clock, spec *vpc.Spec, upstreams ...*fakeUpstream
 // ask puts a question as a client of a VPC and returns the reply.
 func askServer(t testing.TB, s *Server, vpcID string, m *miekg.Msg) *miekg.Msg {
 	t.Helper()
+	return askServerFrom(t, s, vpcID, m, s.View(vpcID).vpc.CIDRBlock.Addr())
+}
+
+// askServerFrom is askServer for a client of an address.
+func askServerFrom(t testing.TB, s *Server, vpcID string, m *miekg.Msg, client netip.Addr) *miekg.Msg {
+	t.Helper()
 	wire, err := m.Pack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := s.View(vpcID).vpc.CIDRBlock.Addr()
 	var q Query
 	reply, later := s.handle(t.Context(), nil, wire, &q, s.View(vpcID), client, false)
 	if later != nil {
@@ -315,6 +321,184 @@ func TestAnswersAreCachedUntilTheyEnd(t *testing.T) {
 	}
 	if st := s.Stats(); st.CacheHits != 6 || st.CacheMisses != 2 || st.CacheEntries != 1 || st.Queries["NOERROR"] != 8 {
 		t.Errorf("%+v", st)
+	}
+}
+
+func TestWhatWasAskedBeforeAChangeIsNotKept(t *testing.T) {
+	other := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.2"))
+	for _, tt := range []struct {
+		what   string
+		change func(s *Server) error
+	}{
+		{"other upstreams", func(s *Server) error { return s.SetUpstreams([]string{other.addr.String()}) }},
+		{"a flush", func(s *Server) error {
+			if err := s.SetUpstreams([]string{other.addr.String()}); err != nil {
+				return err
+			}
+			_, err := s.Flush("EXAMPLE.org")
+			return err
+		}},
+		{"a VPC that the answer points into", func(s *Server) error {
+			spec := lab()
+			spec.VPCs = append(spec.VPCs, newVPC("new", "vpc-e", "192.0.2.0/24", ""))
+			s.SetSnapshot(snapshotOf(spec))
+			return nil
+		}},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			up, release := newGated(t, "127.0.0.1", "@ 100 IN A 192.0.2.1")
+			s := asking(t, nil, lab(), up)
+			first := make(chan *miekg.Msg, 1)
+			go func() { first <- askServer(t, s, "vpc-a", question("www.example.org.", "A")) }()
+			waitFor(t, "the question to be asked", func() bool { return up.udp.Load() > 0 })
+			if err := tt.change(s); err != nil {
+				t.Fatal(err)
+			}
+			release()
+			if m := <-first; len(m.Answer) != 1 {
+				t.Errorf("who had asked before: %v", m)
+			}
+			if e, _ := s.resolver.cache.size(); e != 0 {
+				t.Errorf("%d answers were kept", e)
+			}
+			waitFor(t, "room", func() bool { return s.resolver.room.size() == 0 })
+		})
+	}
+}
+
+func TestFlushForgetsANameAndWhatIsBelow(t *testing.T) {
+	up := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.1"))
+	s := asking(t, nil, lab(), up)
+	for _, tt := range []struct {
+		flush string
+		want  int
+		kept  int
+	}{
+		{"www.example.org", 1, 3}, {"Example.ORG.", 2, 2}, {"ample.org", 0, 4}, {"org", 3, 1}, {"", 4, 0}, {".", 4, 0},
+	} {
+		for _, name := range []string{"www.example.org.", "example.org.", "www.other.org.", "www.example.com."} {
+			askServer(t, s, "vpc-a", question(name, "A"))
+		}
+		waitFor(t, "all to be kept", func() bool { return s.Stats().CacheEntries == 4 })
+		n, err := s.Flush(tt.flush)
+		if err != nil || n != tt.want || s.Stats().CacheEntries != tt.kept {
+			t.Errorf("flush %q: %d forgotten, %d kept, %v; want %d and %d", tt.flush, n, s.Stats().CacheEntries, err, tt.want, tt.kept)
+		}
+	}
+	if _, err := s.Flush("a..b"); err == nil {
+		t.Error("what is no name is flushed")
+	}
+}
+
+func TestNobodyIsKeptFromAskingByAnotherVPC(t *testing.T) {
+	up, release := newGated(t, "127.0.0.1", "@ 100 IN A 192.0.2.1")
+	s := asking(t, nil, lab(), up)
+	a, b := s.View("vpc-a"), s.View("vpc-b")
+	key := func(n int) cacheKey { return keyOf(t, "", fmt.Sprintf("n%d.example.org.", n), "A") }
+	for n := range maxFlights {
+		if fl, _ := s.resolver.fly(t.Context(), a, nil, key(n)); fl == nil {
+			t.Fatalf("no room for question %d", n)
+		}
+	}
+	if fl, _ := s.resolver.fly(t.Context(), a, nil, key(maxFlights)); fl != nil {
+		t.Error("there is room for more than there may be")
+	}
+	if fl, joined := s.resolver.fly(t.Context(), a, nil, key(7)); fl == nil || !joined {
+		t.Error("who only joins needs no room")
+	}
+	for n := range reservedFlights {
+		if fl, _ := s.resolver.fly(t.Context(), b, nil, key(2*maxFlights+n)); fl == nil {
+			t.Fatalf("no room for question %d of the other VPC", n)
+		}
+	}
+	release()
+	waitFor(t, "all to be answered", func() bool { return s.resolver.idle() && s.resolver.room.size() == 0 })
+}
+
+func TestAResolverThatAsksUsWhatWeAskItIsALoop(t *testing.T) {
+	for _, loopback := range loopbacks() {
+		t.Run(loopback, func(t *testing.T) {
+			spec := lab()
+			if netip.MustParseAddr(loopback).Is4() {
+				spec.VPCs[0].CIDRBlock = netip.MustParsePrefix("127.0.0.0/8")
+			} else {
+				spec.VPCs[0].IPv6CIDRBlock = netip.MustParsePrefix("::/120")
+			}
+			var s *Server
+			up := newFake(t, loopback, func(q *miekg.Msg, _ bool) []*miekg.Msg {
+				again := q.Copy()
+				again.Extra = nil
+				return []*miekg.Msg{askServerFrom(t, s, "vpc-a", again, netip.MustParseAddr(loopback))}
+			})
+			s = asking(t, nil, spec, up)
+			m := askServer(t, s, "vpc-a", question("www.example.org.", "A"))
+			if m.Rcode != miekg.RcodeServerFailure {
+				t.Errorf("%v", m)
+			}
+			if n := up.udp.Load() + up.tcp.Load(); n > rounds {
+				t.Errorf("asked %d times", n)
+			}
+		})
+	}
+}
+
+func TestAnAnswerThatEndedStandsInForSlowUpstreams(t *testing.T) {
+	clk := newClock()
+	up := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.1"))
+	s := asking(t, clk, lab(), up)
+	askServer(t, s, "vpc-a", question("www.example.org.", "A"))
+	clk.advance(10 * time.Minute)
+	up.set(silent)
+	// It does not take as long as upstreams are given, which is as long as clients wait.
+	m := askServer(t, s, "vpc-a", question("www.example.org.", "A"))
+	if len(m.Answer) != 1 || m.Answer[0].Header().Ttl != staleTTL || s.resolver.idle() {
+		t.Errorf("%v; asked still: %v", m, !s.resolver.idle())
+	}
+	waitFor(t, "the question to be given up", s.resolver.idle)
+	asked := up.udp.Load()
+	if m := askServer(t, s, "vpc-a", question("www.example.org.", "A")); len(m.Answer) != 1 || up.udp.Load() != asked {
+		t.Errorf("asked again at once, %d times: %v", up.udp.Load()-asked, m)
+	}
+	if n := s.Stats().CacheStale; n != 2 {
+		t.Errorf("%d answers that had ended, want 2", n)
+	}
+	clk.advance(staleRecheck)
+	up.set(says(t, "@ 100 IN A 192.0.2.2"))
+	if m := askServer(t, s, "vpc-a", question("www.example.org.", "A")); len(m.Answer) != 1 || !strings.HasSuffix(m.Answer[0].String(), "192.0.2.2") {
+		t.Errorf("after a while: %v", m)
+	}
+}
+
+func TestOnlyWhatWasAskedIsBelieved(t *testing.T) {
+	for _, tt := range []struct {
+		what    string
+		records []string
+		want    []string
+	}{
+		{"somebody else's address", []string{"@ 100 IN A 192.0.2.1", "www.bank.example. 100 IN A 192.0.2.66"}, []string{"www.example.org. 100 IN A 192.0.2.1"}},
+		{"only somebody else's address", []string{"www.bank.example. 100 IN A 192.0.2.66"}, []string{}},
+		{"a chain in the wrong order", []string{"b.example.org. 100 IN A 192.0.2.1", "a.example.org. 100 IN CNAME b.example.org.", "@ 100 IN CNAME a.example.org."},
+			[]string{"b.example.org. 100 IN A 192.0.2.1", "a.example.org. 100 IN CNAME b.example.org.", "www.example.org. 100 IN CNAME a.example.org."}},
+		{"a chain of somebody else", []string{"@ 100 IN A 192.0.2.1", "x.example. 100 IN CNAME y.example.", "y.example. 100 IN A 192.0.2.66"}, []string{"www.example.org. 100 IN A 192.0.2.1"}},
+		{"a whole tree that has moved", []string{"example.org. 100 IN DNAME example.net.", "@ 100 IN CNAME www.example.net.", "www.example.net. 100 IN A 192.0.2.1"},
+			[]string{"example.org. 100 IN DNAME example.net.", "www.example.org. 100 IN CNAME www.example.net.", "www.example.net. 100 IN A 192.0.2.1"}},
+		{"somebody else's tree", []string{"@ 100 IN A 192.0.2.1", "bank.example. 100 IN DNAME evil.example."}, []string{"www.example.org. 100 IN A 192.0.2.1"}},
+		{"another class", []string{"@ 100 IN A 192.0.2.1", "@ 100 CH TXT x"}, []string{"www.example.org. 100 IN A 192.0.2.1"}},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			s := asking(t, nil, lab(), newFake(t, "127.0.0.1", says(t, tt.records...)))
+			for range 2 { // from outside, and from the cache
+				if got := section(askServer(t, s, "vpc-a", question("www.example.org.", "A")).Answer); !slices.Equal(got, tt.want) {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+			}
+		})
+	}
+	// Whose zone does not hold the name cannot say for how long it does not exist.
+	e, err := newEntry(keyOf(t, "", "www.example.org.", "A"), replyOf(t, "www.example.org.", "A", miekg.RcodeNameError,
+		"-bank.example. 900 IN SOA ns.bank.example. host.bank.example. 1 2 3 4 300"), "", time.Unix(1e9, 0))
+	if err != nil || e.ttl != 0 {
+		t.Errorf("kept for %s, %v", e.ttl, err)
 	}
 }
 
@@ -446,7 +630,22 @@ func TestOutsideNamesMayNotPointInside(t *testing.T) {
 		{"an address behind NAT64", "@ 100 IN AAAA 64:ff9b::10.20.1.10", true},
 		{"a hint of a service", "@ 100 IN HTTPS 1 . ipv4hint=10.20.1.10", true},
 		{"an IPv6 hint of a service", "@ 100 IN HTTPS 1 . ipv6hint=fd00:20:0:1::10", true},
+		{"an address behind 6to4", "@ 100 IN AAAA 2002:a14:10a::1", true},
+		{"an IPv4-compatible address", "@ 100 IN AAAA ::10.20.1.10", true},
+		{"the reader's own host", "@ 100 IN A 127.0.0.1", true},
+		{"all of the reader's own host", "@ 100 IN A 127.8.7.6", true},
+		{"this host", "@ 100 IN A 0.0.0.0", true},
+		{"this network", "@ 100 IN A 0.1.2.3", true},
+		{"the metadata service", "@ 100 IN A 169.254.169.254", true},
+		{"the reader's own host in IPv6", "@ 100 IN AAAA ::1", true},
+		{"this host in IPv6", "@ 100 IN AAAA ::", true},
+		{"a link-local address", "@ 100 IN AAAA fe80::1", true},
+		{"the reader's own host in an IPv6 address", "@ 100 IN AAAA ::ffff:127.0.0.1", true},
+		{"the metadata service in an IPv6 address", "@ 100 IN AAAA ::ffff:169.254.169.254", true},
+		{"the reader's own host behind NAT64", "@ 100 IN AAAA 64:ff9b::127.0.0.1", true},
+		{"an address beside the links", "@ 100 IN A 169.255.0.1", false},
 		{"a private address that is not ours", "@ 100 IN A 10.99.1.10", false},
+		{"the same behind 6to4", "@ 100 IN AAAA 2002:a63:10a::1", false},
 		{"an IPv6 address that is not ours", "@ 100 IN AAAA fd00:99::1", false},
 	}
 	for _, tt := range tests {

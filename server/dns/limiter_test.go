@@ -92,20 +92,20 @@ func TestAClientThatWantsMoreIsSentToTCP(t *testing.T) {
 
 func TestAllLinkLocalSourcesOfALinkAreOneClient(t *testing.T) {
 	at := func(s string) netip.Addr { return netip.MustParseAddr(s) }
-	w := newWaiting()
-	for range maxWaitingClient {
-		if !w.enter(at("fe80::1:1%gh-web")) {
+	w := newQuota(100, 10, 0)
+	for range 10 {
+		if !w.enter("vpc-a", at("fe80::1:1%gh-web")) {
 			t.Fatal("refused below the limit")
 		}
 	}
-	if w.enter(at("fe80::2:2%gh-web")) {
+	if w.enter("vpc-a", at("fe80::2:2%gh-web")) {
 		t.Error("another link-local address of the same link is another client")
 	}
-	if !w.enter(at("fe80::1:1%gh-db")) || !w.enter(at("fd00::1")) {
-		t.Error("who is on another link, or has an address of its own, is kept out")
+	if !w.enter("vpc-a", at("fe80::1:1%gh-db")) || !w.enter("vpc-a", at("fd00::1")) || !w.enter("vpc-b", at("fe80::1:1%gh-web")) {
+		t.Error("who is on another link, of another VPC, or has an address of its own, is kept out")
 	}
-	w.leave(at("fe80::3:3%gh-web"))
-	if !w.enter(at("fe80::2:2%gh-web")) {
+	w.leave("vpc-a", at("fe80::3:3%gh-web"))
+	if !w.enter("vpc-a", at("fe80::2:2%gh-web")) {
 		t.Error("nobody gets the place that became free")
 	}
 }

@@ -47,7 +47,7 @@ type Server struct {
 	resolver *resolver
 	state    atomic.Pointer[state]
 	wake     chan struct{} // one slot: the listeners may have to change
-	waiting  *waiting
+	waiting  *quota
 	counters counters
 	conns    connections
 	cookies  cookies
@@ -83,7 +83,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		config: c, log: c.Logger, now: c.Now,
 		wake:      make(chan struct{}, 1),
-		waiting:   newWaiting(),
+		waiting:   newQuota(maxWaiting, maxWaitingClient, reservedWaiting),
 		listeners: map[listenerKey]*listener{},
 		cookies:   newCookies(),
 		limiter:   newLimiter(),
@@ -187,7 +187,7 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	defer s.setting.Unlock()
 	old := s.state.Load()
 	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}}
-	inUse := map[netip.AddrPort]bool{}
+	inUse := map[endpoint]bool{}
 	var guarded []netip.Prefix
 	affected := affectedViews(cmp.Or(old.snapshot, new(vpc.Snapshot)), snapshot)
 	for _, v := range snapshot.VPCs {
@@ -199,8 +199,8 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 		}
 		st.views[v.ID] = view
 		for _, f := range view.forwarders {
-			for _, ap := range f.servers {
-				inUse[ap] = true
+			for _, e := range f.servers {
+				inUse[e] = true
 			}
 		}
 		guarded = append(guarded, v.Prefixes()...)
@@ -210,8 +210,8 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 			}
 		}
 	}
-	s.state.Store(st)
 	s.resolver.setGuarded(guarded)
+	s.state.Store(st)
 	s.mu.Lock()
 	s.useUpstreams()
 	s.mu.Unlock()
@@ -400,7 +400,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 		return appendError(dst, q, out.Rcode), nil
 	}
 	if out.target == "" {
-		if e := s.resolver.cached(ctx, out.forwarder, q, q.lower[:q.length]); e != nil && !(e.chained && out.forwarder != nil) {
+		if e := s.resolver.cached(ctx, v, out.forwarder, q, q.lower[:q.length]); e != nil && !(e.chained && out.forwarder != nil) {
 			reply, out.Truncated = e.append(dst, q, limit, s.now())
 			out.Rcode, out.Source = e.rcode, e.source
 			s.answered(v, q, src, out)
@@ -432,7 +432,7 @@ func admits(v *View, src netip.Addr) bool {
 // finish completes a deferred question and gives the reply to send. Clients wait here, up to so many altogether and
 // each, so that none can take all the room.
 func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send func([]byte)) {
-	if !s.waiting.enter(src) {
+	if !s.waiting.enter(d.view.vpc.ID, src) {
 		s.counters.overload.Add(1)
 		s.answered(d.view, d.query, src, Outcome{Rcode: miekg.RcodeServerFailure, Source: "too many open questions"})
 		d.query.extended = errOther
@@ -440,14 +440,14 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 		return
 	}
 	go func() {
-		defer s.waiting.leave(src)
+		defer s.waiting.leave(d.view.vpc.ID, src)
 		if d.update != nil {
 			reply, out := s.update(ctx, d.view, d.update, src)
 			s.counters.answered(out)
 			send(reply)
 			return
 		}
-		reply, out := s.resolver.complete(ctx, d.view, d.query, d.local, d.out, d.limit)
+		reply, out := s.resolver.complete(ctx, d.view, src, d.query, d.local, d.out, d.limit)
 		s.answered(d.view, d.query, src, out)
 		send(reply)
 	}()
@@ -463,7 +463,7 @@ func (s *Server) Flush(name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return s.resolver.cache.flushWithin(n), nil
+	return s.resolver.forget(n), nil
 }
 
 // ParseType reads the type of a question: a mnemonic in any case, or TYPE and its number (RFC 3597 section 5).
@@ -502,7 +502,7 @@ func (s *Server) Query(ctx context.Context, vpcID, name string, typ uint16) (Exp
 	}
 	reply, out := v.Answer(nil, q, maxReply-1)
 	if out.Elsewhere {
-		reply, out = s.resolver.complete(ctx, v, q, reply, out, maxReply-1)
+		reply, out = s.resolver.complete(ctx, v, netip.Addr{}, q, reply, out, maxReply-1)
 	}
 	var m miekg.Msg
 	if err := m.Unpack(reply); err != nil {

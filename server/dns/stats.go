@@ -1,8 +1,6 @@
 package dns
 
 import (
-	"net/netip"
-	"sync"
 	"sync/atomic"
 
 	miekg "github.com/miekg/dns"
@@ -23,6 +21,7 @@ type Stats struct {
 	CacheBytes    int
 	Rebinding     uint64 // answers from outside that pointed into a VPC
 	Connections   int    // over TCP
+	Evicted       uint64 // connections that were closed to make room for others
 	Upstreams     []UpstreamStats
 	ListenersDown int
 }
@@ -59,9 +58,9 @@ func (s *Server) Stats() Stats {
 		CacheMisses: s.resolver.misses.Load(),
 		CacheStale:  s.resolver.staleHits.Load(),
 		Rebinding:   s.resolver.refused.Load(),
-		Connections: s.conns.size(),
 		Upstreams:   s.resolver.stats(),
 	}
+	st.Connections, st.Evicted = s.conns.size()
 	for rcode := range s.counters.rcodes {
 		if n := s.counters.rcodes[rcode].Load(); n > 0 {
 			label, ok := miekg.RcodeToString[rcode]
@@ -78,55 +77,4 @@ func (s *Server) Stats() Stats {
 		}
 	}
 	return st
-}
-
-const (
-	maxWaiting       = 8192 // questions that wait for others, of all clients
-	maxWaitingClient = 512  // of one client
-)
-
-// waiting bounds the questions that wait.
-type waiting struct {
-	mu      sync.Mutex
-	total   int
-	clients map[netip.Addr]int
-}
-
-func newWaiting() *waiting { return &waiting{clients: map[netip.Addr]int{}} }
-
-// clientOf is what a source counts as when clients are limited. A guest may use any link-local address: all of a link are
-// one client.
-func clientOf(src netip.Addr) netip.Addr {
-	if src.IsLinkLocalUnicast() {
-		return netip.IPv6LinkLocalAllNodes().WithZone(src.Zone())
-	}
-	return src
-}
-
-func (w *waiting) enter(client netip.Addr) bool {
-	client = clientOf(client)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.total >= maxWaiting || w.clients[client] >= maxWaitingClient {
-		return false
-	}
-	w.total++
-	w.clients[client]++
-	return true
-}
-
-func (w *waiting) leave(client netip.Addr) {
-	client = clientOf(client)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.total--
-	if w.clients[client]--; w.clients[client] == 0 {
-		delete(w.clients, client)
-	}
-}
-
-func (w *waiting) size() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.total
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,48 +20,84 @@ const (
 	writeTimeout     = 5 * time.Second
 	maxConns         = 1024 // of all clients
 	maxConnsClient   = 32   // of one client
+	reservedConns    = 64   // of a VPC, whatever the others open
 	maxPipelined     = 128  // questions of one connection that wait for others
 	streamQuestion   = 4096 // octets of a question; a client that sends a longer one has lost its way
 	streamBuffer     = 4096
 	acceptRetryAfter = 50 * time.Millisecond // when the process is out of descriptors
 )
 
-// connections bounds the connections there are.
+// connections bounds the connections there are: of each client, and altogether. When there is no room, the connection that
+// has been idle for longest gives way to the new one (RFC 7766 section 6.2.3), unless it is of a VPC that has no more than
+// its reserve: so neither slow nor half-open connections nor those of another VPC keep anybody from being served.
 type connections struct {
 	mu      sync.Mutex
-	total   int
-	clients map[netip.Addr]int
+	open    map[*stream]bool
+	vpcs    map[string]int // by ID
+	clients map[client]int
+	evicted uint64
 }
 
-func (c *connections) enter(client netip.Addr) bool {
-	client = clientOf(client)
+// enter admits a connection, if need be instead of another one, which is closed.
+func (c *connections) enter(st *stream) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.total >= maxConns || c.clients[client] >= maxConnsClient {
+	if c.open == nil {
+		c.open, c.vpcs, c.clients = map[*stream]bool{}, map[string]int{}, map[client]int{}
+	}
+	if c.clients[st.client] >= maxConnsClient {
 		return false
 	}
-	if c.clients == nil {
-		c.clients = map[netip.Addr]int{}
+	if len(c.open) >= maxConns {
+		idlest := c.idlest(st.client.vpc)
+		if idlest == nil {
+			return false
+		}
+		c.remove(idlest)
+		c.evicted++
+		idlest.conn.Close()
 	}
-	c.total++
-	c.clients[client]++
+	c.open[st] = true
+	c.vpcs[st.client.vpc]++
+	c.clients[st.client]++
 	return true
 }
 
-func (c *connections) leave(client netip.Addr) {
-	client = clientOf(client)
+// idlest returns the connection that may be closed for one of the VPC, nil if there is none. One that waits for answers is
+// not idle.
+func (c *connections) idlest(vpc string) *stream {
+	var idlest *stream
+	for st := range c.open {
+		if len(st.waiting) > 0 || st.client.vpc != vpc && c.vpcs[st.client.vpc] <= reservedConns {
+			continue
+		}
+		if idlest == nil || st.idleSince.Load() < idlest.idleSince.Load() {
+			idlest = st
+		}
+	}
+	return idlest
+}
+
+// leave forgets a connection that has ended.
+func (c *connections) leave(st *stream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.total--
-	if c.clients[client]--; c.clients[client] == 0 {
-		delete(c.clients, client)
+	c.remove(st)
+}
+
+func (c *connections) remove(st *stream) {
+	if c.open[st] {
+		delete(c.open, st)
+		decrement(c.vpcs, st.client.vpc)
+		decrement(c.clients, st.client)
 	}
 }
 
-func (c *connections) size() int {
+// size returns how many connections there are, and how many have had to give way.
+func (c *connections) size() (open int, evicted uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.total
+	return len(c.open), c.evicted
 }
 
 // serveTCP accepts connections until the listener is closed, and waits for those that are open to end.
@@ -84,22 +121,26 @@ func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener, vpcID string
 			continue
 		}
 		client := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-		if v := s.View(vpcID); v == nil || !admits(v, client) || !s.conns.enter(client) {
+		st := &stream{conn: conn, client: clientOf(vpcID, client), waiting: make(chan struct{}, maxPipelined)}
+		st.idleSince.Store(time.Now().UnixNano())
+		if v := s.View(vpcID); v == nil || !admits(v, client) || !s.conns.enter(st) {
 			conn.Close()
 			continue
 		}
 		open.Go(func() {
-			defer s.conns.leave(client)
-			s.serveConn(ctx, conn, client, vpcID)
+			defer s.conns.leave(st)
+			s.serveConn(ctx, st, client, vpcID)
 		})
 	}
 }
 
 // stream is one connection. Replies go out as they come, in any order (RFC 7766 section 7).
 type stream struct {
-	conn    net.Conn
-	mu      sync.Mutex // of writes
-	waiting chan struct{}
+	conn      net.Conn
+	client    client
+	idleSince atomic.Int64 // Unix time in nanoseconds
+	mu        sync.Mutex   // of writes
+	waiting   chan struct{}
 }
 
 func (st *stream) write(b []byte) error {
@@ -112,11 +153,10 @@ func (st *stream) write(b []byte) error {
 
 // serveConn answers the questions of one connection. What the view knows is collected as long as more questions have
 // arrived already, and leaves in one write.
-func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr, vpcID string) {
+func (s *Server) serveConn(ctx context.Context, st *stream, client netip.Addr, vpcID string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer closeWith(ctx, conn)()
-	st := &stream{conn: conn, waiting: make(chan struct{}, maxPipelined)}
+	defer closeWith(ctx, st.conn)()
 	defer func() { // the replies that are under way are sent before the connection closes
 		for range cap(st.waiting) {
 			select {
@@ -127,7 +167,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 		}
 	}()
 	var (
-		r    = bufio.NewReaderSize(conn, streamBuffer)
+		r    = bufio.NewReaderSize(st.conn, streamBuffer)
 		q    Query
 		msg  = make([]byte, 0, plainSize)
 		out  = make([]byte, 0, streamBuffer)
@@ -141,7 +181,9 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr
 				}
 				out = out[:0]
 			}
-			conn.SetReadDeadline(time.Now().Add(idleTimeout))
+			now := time.Now()
+			st.idleSince.Store(now.UnixNano())
+			st.conn.SetReadDeadline(now.Add(idleTimeout))
 		}
 		if _, err := io.ReadFull(r, size[:]); err != nil {
 			return

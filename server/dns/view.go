@@ -67,7 +67,7 @@ type rrset struct {
 // forwarder sends the names of a zone to other resolvers.
 type forwarder struct {
 	zone    name
-	servers []netip.AddrPort
+	servers []endpoint
 	scope   string // what the cache keeps apart
 	source  string
 }
@@ -255,14 +255,14 @@ func (b *viewBuilder) addForwarder(f *vpc.ForwarderSpec) {
 		b.view.forwarders[n] = fw
 	}
 	for _, s := range f.Servers {
-		addr, err := ParseServer(s)
+		server, err := parseEndpoint(s)
 		switch {
 		case err != nil:
 			b.find(f.Zone, "forwarder: %v", err)
-		case isOwn(b.snapshot, addr.Addr()):
-			b.find(f.Zone, "forwarder %s is this gateway itself: not used", addr)
-		case !slices.Contains(fw.servers, addr):
-			fw.servers = append(fw.servers, addr)
+		case isOwn(b.snapshot, server.addr.Addr()):
+			b.find(f.Zone, "forwarder %s is this gateway itself: not used", server)
+		case !slices.Contains(fw.servers, server):
+			fw.servers = append(fw.servers, server)
 		}
 	}
 	fw.scope = fmt.Sprintf("%s %v", b.view.vpc.ID, fw.servers)
