@@ -420,13 +420,21 @@ func (s *Server) answered(v *View, q *Query, src netip.Addr, out Outcome) {
 }
 
 // admits reports whether a client may ask the view: it has an address of the VPC, or a link-local one, which cannot
-// come from anywhere but the link.
+// come from anywhere but a link. That the link is one of the VPC's is for the caller to know: see hasLink.
 func admits(v *View, src netip.Addr) bool {
 	src = src.Unmap()
-	if src.Is6() && src.IsLinkLocalUnicast() {
-		return true
-	}
-	return v.vpc.Contains(src)
+	return isLinkLocal(src) || v.vpc.Contains(src)
+}
+
+// isLinkLocal reports whether many links may have the address.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// hasLink reports whether a link, by its name or its number, is a vSwitch's of the view's VPC. Whoever is on a link can send
+// from a link-local address to every address of the gateway, another VPC's included.
+func (v *View) hasLink(zone string) bool {
+	return v != nil && slices.ContainsFunc(v.vpc.VSwitches, func(w *vpc.VSwitch) bool {
+		return w.HasLink() && (w.LinkName() == zone || strconv.Itoa(int(linkIndex(w.LinkName()))) == zone)
+	})
 }
 
 // finish completes a deferred question and gives the reply to send. Clients wait here, up to so many altogether and

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	miekg "github.com/miekg/dns"
+
 	"gatehouse/internal/netlab"
 	"gatehouse/vpc"
 )
@@ -292,6 +294,14 @@ func TestRealClientsAsk(t *testing.T) {
 			t.Errorf("not refused: %s %v", out, err)
 		}
 	}
+	// A link-local address may be on any link: what counts is on which it is.
+	for guest, want := range map[string]string{"a": "10.20.1.10", "c": "10.20.1.10", "b": ""} {
+		for _, network := range []string{"udp6", "tcp6"} {
+			if got := askFromLink(ctx, t, guests[guest], network, "[fd00:20:0:1:ffff:ffff:ffff:fff7]:53", "web-1.research.internal."); got != want {
+				t.Errorf("guest %s from its link-local address over %s: %q, want %q", guest, network, got, want)
+			}
+		}
+	}
 	out, err := guests["a"].Run(ctx, "dig", "+tcp", "+keepopen", "@10.20.1.253", "web-1.research.internal", "A", "db.prod.research.internal", "A", "www.example.org", "A")
 	if err != nil || strings.Count(out, "status: NOERROR") != 3 {
 		t.Errorf("three questions on one connection: %s %v", out, err)
@@ -328,6 +338,48 @@ func TestRealClientsAsk(t *testing.T) {
 			t.Errorf("after the link has come back: %s: %v", at, err)
 		}
 	}
+}
+
+// askFromLink asks for an address with a link-local source and returns it; nothing when the question is refused or the
+// connection closed.
+func askFromLink(ctx context.Context, t *testing.T, guest *netlab.Space, network, server, name string) (answer string) {
+	t.Helper()
+	index, err := guest.Run(ctx, "cat", "/sys/class/net/eth0/ifindex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := guest.Run(ctx, "ip", "-o", "-6", "addr", "show", "dev", "eth0", "scope", "link")
+	if err != nil || len(strings.Fields(out)) < 4 {
+		t.Fatalf("%q, %v", out, err)
+	}
+	source := netip.MustParsePrefix(strings.Fields(out)[3]).Addr().WithZone(strings.TrimSpace(index))
+	d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0))}
+	if network == "tcp6" {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	var conn net.Conn
+	if err := netlab.Eventually(ctx, func() error { // the address is tentative for a moment
+		return guest.Do(func() (err error) {
+			conn, err = d.DialContext(ctx, network, server)
+			return err
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := &miekg.Conn{Conn: conn}
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := c.WriteMsg(question(name, "A")); err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.ReadMsg()
+	switch {
+	case err != nil && network == "udp6":
+		t.Fatal(err)
+	case err != nil || len(m.Answer) != 1:
+		return ""
+	}
+	return m.Answer[0].(*miekg.A).A.String()
 }
 
 func TestNoAnswerMixesRevisions(t *testing.T) {

@@ -104,6 +104,7 @@ func (c *connections) size() (open int, evicted uint64) {
 func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener, vpcID string) error {
 	var open sync.WaitGroup
 	defer open.Wait()
+	onLink := isLinkLocal(ln.Addr().(*net.TCPAddr).AddrPort().Addr())
 	for {
 		conn, err := ln.AcceptTCP()
 		if err != nil {
@@ -123,7 +124,7 @@ func (s *Server) serveTCP(ctx context.Context, ln *net.TCPListener, vpcID string
 		client := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 		st := &stream{conn: conn, client: clientOf(vpcID, client), waiting: make(chan struct{}, maxPipelined)}
 		st.idleSince.Store(time.Now().UnixNano())
-		if v := s.View(vpcID); v == nil || !admits(v, client) || !s.conns.enter(st) {
+		if v := s.View(vpcID); v == nil || !admits(v, client) || !onLink && isLinkLocal(client) && !v.hasLink(client.Zone()) || !s.conns.enter(st) {
 			conn.Close()
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -84,6 +85,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 	if err != nil {
 		return err
 	}
+	onLink := isLinkLocal(conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr())
 	couples := false // replies to one client can leave together: Linux 4.18 and later
 	if err := raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
@@ -107,7 +109,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 				failure = fmt.Errorf("recvmmsg: %w", err)
 				return true
 			}
-			s.answerBatch(ctx, raw, b, n, vpcID)
+			s.answerBatch(ctx, raw, b, n, vpcID, onLink)
 			if !b.send(fd, couples) {
 				couples = false
 			}
@@ -119,9 +121,10 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 	return errors.Join(failure, err)
 }
 
-// answerBatch answers the n questions received. All replies come from one state.
-func (s *Server) answerBatch(ctx context.Context, conn syscall.RawConn, b *batch, n int, vpcID string) {
-	view := s.View(vpcID)
+// answerBatch answers the n questions received, on a socket that is bound to one link or not. All replies come from one
+// state.
+func (s *Server) answerBatch(ctx context.Context, conn syscall.RawConn, b *batch, n int, vpcID string, onLink bool) {
+	state := s.View(vpcID)
 	b.answered = 0
 	for i := range n {
 		h := &b.in[i]
@@ -129,7 +132,10 @@ func (s *Server) answerBatch(ctx context.Context, conn syscall.RawConn, b *batch
 			s.counters.ignored.Add(1)
 			continue
 		}
-		client := clientAddr(&b.clients[i])
+		client, view := clientAddr(&b.clients[i]), state
+		if !onLink && isLinkLocal(client) && !view.hasLink(strconv.Itoa(int(b.clients[i].Scope_id))) {
+			view = nil
+		}
 		reply, later := s.handle(ctx, b.replies[i][:0], b.questions[i][:h.length], &b.query, view, client, false)
 		if later != nil {
 			s.finishUDP(ctx, conn, later, b.clients[i], h.header.Namelen)
