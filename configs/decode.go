@@ -465,7 +465,7 @@ func parseAddr(s string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%q is a range: write one address, without the slash", s)
 	case err != nil:
 		return netip.Addr{}, fmt.Errorf("%q is not an IP address", s)
-	case a.Zone() != "":
+	case a.Zone() != "" && !a.IsLinkLocalUnicast():
 		return netip.Addr{}, fmt.Errorf("%q names a link after the %%: write the address alone", s)
 	case a.Is4In6():
 		return netip.Addr{}, fmt.Errorf("%s is an IPv4 address in IPv6 form: write %s", s, a.Unmap())

@@ -97,7 +97,7 @@ func (v *VSwitchSpec) SetDefaults() { v.Enrollment = EnrollmentAuto }
 type AttachSpec struct {
 	Bridge    string       `json:"bridge,omitempty"`
 	Interface string       `json:"interface,omitempty"`
-	Relay     []netip.Addr `json:"relay,omitzero"` // DHCP relays; no link here and nothing is forwarded
+	Relay     []netip.Addr `json:"relay,omitzero"` // DHCP relays, link-local ones with their link; no link here and nothing is forwarded
 }
 
 // Enrollment says what an unknown MAC that asks for an address becomes.

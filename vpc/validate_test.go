@@ -251,6 +251,12 @@ var badSpecs = []bad{
 		[]string{inWeb + `attach.interface: "lo": this name cannot be that of a link with guests`}},
 	{"a relay that is everybody", func(_ *Spec, v *VPCSpec) { web(v).Attach.Relay = []netip.Addr{ip("0.0.0.0")} },
 		[]string{inWeb + "attach.relay: 0.0.0.0 is not the address of a relay"}},
+	{"a link-local relay on some link", func(_ *Spec, v *VPCSpec) { web(v).Attach = AttachSpec{Relay: []netip.Addr{ip("fe80::2")}} },
+		[]string{inWeb + "attach.relay: fe80::2 is the same on every link: write on which one of the gateway it is, as in fe80::2%eth1"}},
+	{"a link-local relay on no link", func(_ *Spec, v *VPCSpec) { web(v).Attach = AttachSpec{Relay: []netip.Addr{ip("fe80::2%e*")}} },
+		[]string{inWeb + "attach.relay: fe80::2%e* the name of a link has only letters, digits, hyphens, underscores and dots"}},
+	{"a relay that is on a link and everywhere", func(_ *Spec, v *VPCSpec) { web(v).Attach = AttachSpec{Relay: []netip.Addr{ip("fd00::2%eth1")}} },
+		[]string{inWeb + "attach.relay: fd00::2%eth1 is not the address of a relay"}},
 
 	// Security groups.
 	{"an unknown type of group", func(_ *Spec, v *VPCSpec) { v.SecurityGroups[1].Type = "enterprise" },

@@ -413,8 +413,8 @@ func (v *validator) attach(parent *path, c *scope, w *VSwitchSpec) {
 		return
 	}
 	for _, a := range w.Attach.Relay {
-		if !plain(a) || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
-			v.add(&p, "relay", "%s is not the address of a relay", a)
+		if why := checkRelay(a); why != "" {
+			v.add(&p, "relay", "%s %s", a, why)
 		}
 	}
 	if !w.HasLink() {
@@ -439,6 +439,20 @@ func (v *validator) attach(parent *path, c *scope, w *VSwitchSpec) {
 		return
 	}
 	v.links[link] = holder{vpc: c.VPCSpec, vswitch: w}
+}
+
+// checkRelay returns what keeps an address from being that of a relay, "" when nothing does. A link-local one comes with the
+// gateway's link that it is on.
+func checkRelay(a netip.Addr) string {
+	switch scoped := a.Is6() && a.IsLinkLocalUnicast(); {
+	case scoped && a.Zone() == "":
+		return fmt.Sprintf("is the same on every link: write on which one of the gateway it is, as in %s%%eth1", a)
+	case scoped:
+		return checkLink(a.Zone())
+	case !plain(a) || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback():
+		return "is not the address of a relay"
+	}
+	return ""
 }
 
 func joinText[T fmt.Stringer](list []T) string {

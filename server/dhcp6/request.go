@@ -273,7 +273,7 @@ func (r *Request) Sender(vswitchID string) lease.Client {
 
 // VSwitch returns the vSwitch of a relayed message: the one that the link of the relay nearest to the client lies in
 // (section 13.1). Every relay on the way must be one that the vSwitch names: a guest that plays a relay towards its own
-// relay could speak for anybody.
+// relay could speak for anybody. A link-local address says nothing there: it is the same on the guest's link.
 func (r *Request) VSwitch(candidates []*vpc.VSwitch) *vpc.VSwitch {
 	var link netip.Addr
 	for _, h := range r.relays {

@@ -112,7 +112,10 @@ func TestHostnameOfFQDN(t *testing.T) {
 
 func TestClientMACOfARelayedMessage(t *testing.T) {
 	mac := []byte{0, 1, 0x00, 0x16, 0x3e, 0, 0, 4}
-	inner := message(dhcpv6.MessageTypeSolicit, ia(1)).ToBytes()
+	withID := func(id ...byte) []byte {
+		return message(dhcpv6.MessageTypeSolicit, nobody, raw(dhcpv6.OptionClientID, id...), ia(1)).ToBytes()
+	}
+	inner := withID(0, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 	link := addr("fd00:20:0:3::1")
 	for _, tt := range []struct {
 		name    string
@@ -121,6 +124,12 @@ func TestClientMACOfARelayedMessage(t *testing.T) {
 	}{
 		{"the relay says it", relayed(0, link, addr("fe80::5"), inner, Option{dhcpv6.OptionClientLinkLayerAddr, mac}), farMAC},
 		{"the client's address is made of it", relayed(0, link, addr("fe80::216:3eff:fe00:4"), inner), farMAC},
+		{"its DUID is made of it", relayed(0, link, addr("fe80::5"), withID(0, 3, 0, 1, 0x00, 0x16, 0x3e, 0, 0, 4)), farMAC},
+		{"its DUID is made of it and of a time", relayed(0, link, addr("fe80::5"), withID(0, 1, 0, 1, 9, 9, 9, 9, 0x00, 0x16, 0x3e, 0, 0, 4)), farMAC},
+		{"its DUID is another interface's", relayed(0, link, addr("fe80::216:3eff:fe00:4"), withID(0, 3, 0, 1, 2, 0, 0, 0, 0, 7)), farMAC},
+		{"its DUID is made of no Ethernet address", relayed(0, link, addr("fe80::5"), withID(0, 3, 0, 6, 1, 2, 3, 4, 5, 6)), vpc.MAC{}},
+		{"its DUID is made of everybody's address", relayed(0, link, addr("fe80::5"), withID(0, 3, 0, 1, 255, 255, 255, 255, 255, 255)), vpc.MAC{}},
+		{"its DUID is too long for what it says it is", relayed(0, link, addr("fe80::5"), withID(0, 3, 0, 1, 2, 0, 0, 0, 0, 7, 7)), vpc.MAC{}},
 		{"nobody says it", relayed(0, link, addr("fe80::5"), inner), vpc.MAC{}},
 		{"it is no Ethernet address", relayed(0, link, addr("fe80::5"), inner, Option{dhcpv6.OptionClientLinkLayerAddr, []byte{0, 6, 1, 2, 3, 4, 5, 6}}), vpc.MAC{}},
 		{"a relay further away does not know", relayed(1, link, relay2, relayed(0, link, addr("fe80::5"), inner), Option{dhcpv6.OptionClientLinkLayerAddr, mac}), vpc.MAC{}},
@@ -138,6 +147,41 @@ func TestClientMACOfARelayedMessage(t *testing.T) {
 	}
 	if p, d := readRelayed(inner, relay); p != nil || d != dhcp.DropRelay {
 		t.Errorf("a client that speaks to the relays' socket: %+v, %q", p, d)
+	}
+}
+
+func TestEightRelaysAreAsManyAsThereMayBe(t *testing.T) {
+	snap := spec(func(v *vpc.VPCSpec) { v.VSwitches[2].Attach.Relay = []netip.Addr{relay, addr("fd00:9::3")} })
+	inner, link := message(dhcpv6.MessageTypeSolicit, ia(1)).ToBytes(), addr("fd00:20:0:3::1")
+	b := relayed(0, link, addr("fe80::216:3eff:fe00:4"), inner)
+	for i := range maxHops - 1 {
+		b = relayed(byte(i+1), netip.IPv6Unspecified(), addr("fd00:9::3"), b, Option{dhcpv6.OptionInterfaceID, []byte{byte(i)}})
+	}
+	p, drop := readRelayed(b, relay)
+	if p == nil {
+		t.Fatalf("dropped: %q", drop)
+	}
+	p.Relay = relay
+	r := parse(t, p)
+	far := snap.VSwitchByID(farID)
+	if got := r.VSwitch([]*vpc.VSwitch{far}); got != far {
+		t.Fatalf("for %v", got)
+	}
+	leases := newEngine(t, snap)
+	to, b := r.Decide(leases, far).Reply.Datagram()
+	for i := maxHops - 2; i >= 0; i-- {
+		m, err := dhcpv6.RelayMessageFromBytes(b)
+		if err != nil || m.MessageType != dhcpv6.MessageTypeRelayReply || int(m.HopCount) != i+1 || !bytes.Equal(m.Options.InterfaceID(), []byte{byte(i)}) {
+			t.Fatalf("relay %d reads %v, %v", i+1, m, err)
+		}
+		b = m.Options.RelayMessage().ToBytes()
+	}
+	last, err := dhcpv6.RelayMessageFromBytes(b)
+	if err != nil || to != relay {
+		t.Fatalf("to %s: %v", to, err)
+	}
+	if m, err := last.GetInnerMessage(); err != nil || summary(m) != "na1 fd00:20:0:3::10/86400" {
+		t.Errorf("the client reads %v, %v", m, err)
 	}
 }
 

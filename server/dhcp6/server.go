@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/insomniacslk/dhcp/dhcpv6"
+
 	"gatehouse/server/dhcp"
 	"gatehouse/server/port"
 	"gatehouse/vpc"
@@ -83,9 +85,23 @@ func readRelayed(payload []byte, _ netip.Addr) (*dhcp.Packet, dhcp.Drop) {
 	}
 	mac := hops[len(hops)-1].clientMAC()
 	if mac.IsZero() {
+		mac = clientID(m).linkLayer()
+	}
+	if mac.IsZero() {
 		return nil, dhcp.DropSpoofed
 	}
 	return &dhcp.Packet{Payload: payload, Key: keyOf(m, mac)}, dhcp.DropNone
+}
+
+// clientID is the DUID of a message's client; nil when it has none that can be read.
+func clientID(m []byte) (id DUID) {
+	_ = options(m[headerSize:], func(code dhcpv6.OptionCode, data []byte) error { // what is malformed is found by who reads it all
+		if code == dhcpv6.OptionClientID {
+			id = data
+		}
+		return nil
+	})
+	return id
 }
 
 // keyOf reads the key of a message, which is at least as long as a header.

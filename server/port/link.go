@@ -9,18 +9,38 @@ import (
 
 // Index returns the index of a link of the calling thread's network namespace. Unlike net.InterfaceByName it does not list
 // all links, of which a gateway with many guests has thousands.
-func Index(link string) (index int, err error) {
-	ifr, err := unix.NewIfreq(link)
+func Index(link string) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("link %q: %w", link, err)
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	index, err := linkIndex(fd, link)
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		return 0, fmt.Errorf("link %q: %w", link, err)
+	}
+	return int(index), nil
+}
+
+// linkIndex returns the index of a link of a socket's network namespace, and linkName the name.
+func linkIndex(fd int, name string) (uint32, error) {
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("link %s: %w", link, err)
+		return 0, err
 	}
-	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
-		return 0, fmt.Errorf("link %s: %w", link, err)
+	return ifr.Uint32(), nil
+}
+
+func linkName(fd int, index uint32) (string, error) {
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return "", err
 	}
-	return int(ifr.Uint32()), nil
+	ifr.SetUint32(index)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, ifr); err != nil {
+		return "", err
+	}
+	return ifr.Name(), nil
 }

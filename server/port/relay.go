@@ -3,6 +3,7 @@ package port
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"syscall"
@@ -26,7 +27,8 @@ type Relay struct {
 	trains bool // datagrams of one length to one relay may leave together
 }
 
-// Datagram is a message and the relay that it comes from or goes to.
+// Datagram is a message and the relay that it comes from or goes to. A link-local address has the name of the gateway's link
+// as its zone.
 type Datagram struct {
 	Relay   netip.Addr
 	Payload []byte
@@ -75,7 +77,7 @@ func (r *Relay) Receive(f func(Datagram)) error {
 				return true
 			}
 			for i := range n {
-				if d, ok := r.in.datagram(i); ok {
+				if d, ok := r.in.datagram(fd, i); ok {
 					f(d)
 				}
 			}
@@ -142,24 +144,31 @@ func (b *inBatch) receive(fd uintptr) (int, unix.Errno) {
 }
 
 // datagram returns one that was received, unless it was cut.
-func (b *inBatch) datagram(i int) (Datagram, bool) {
+func (b *inBatch) datagram(fd uintptr, i int) (Datagram, bool) {
 	h := &b.headers[i]
 	if h.header.Flags&unix.MSG_TRUNC != 0 {
 		return Datagram{}, false
 	}
-	return Datagram{addrOf(&b.names[i]), b.payloads[i][:h.length]}, true
+	from, ok := addrOf(fd, &b.names[i])
+	return Datagram{from, b.payloads[i][:h.length]}, ok
 }
 
-// addrOf reads the address in a socket address of either family, without the zone.
-func addrOf(sa *unix.RawSockaddrInet6) netip.Addr {
+// addrOf reads the address in a socket address of either family. A link-local one has its link's name as its zone; it is
+// nobody's when that link has gone.
+func addrOf(fd uintptr, sa *unix.RawSockaddrInet6) (netip.Addr, bool) {
 	if sa.Family == unix.AF_INET {
-		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr)
+		return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), true
 	}
-	return netip.AddrFrom16(sa.Addr).Unmap()
+	a := netip.AddrFrom16(sa.Addr).Unmap()
+	if !a.Is6() || !a.IsLinkLocalUnicast() {
+		return a, true
+	}
+	link, err := linkName(int(fd), sa.Scope_id)
+	return a.WithZone(link), err == nil
 }
 
-// nameOf is the socket address of a port, and its length.
-func nameOf(a netip.Addr, number int) (name unix.RawSockaddrInet6, length uint32) {
+// nameOf is the socket address of a port, and its length. The kernel refuses that of a link-local address whose link has gone.
+func nameOf(fd uintptr, a netip.Addr, number int) (name unix.RawSockaddrInet6, length uint32) {
 	name.Port = uint16(number)<<8 | uint16(number)>>8 // in the order of the network; at the same place in both
 	if a.Is4() {
 		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(&name))
@@ -167,6 +176,13 @@ func nameOf(a netip.Addr, number int) (name unix.RawSockaddrInet6, length uint32
 		return name, unix.SizeofSockaddrInet4
 	}
 	name.Family, name.Addr = unix.AF_INET6, a.As16()
+	if a.Zone() != "" {
+		index, err := linkIndex(int(fd), a.Zone())
+		if err != nil {
+			index = math.MaxInt32 // no link's; with zero it would go out by another link
+		}
+		name.Scope_id = index
+	}
 	return name, unix.SizeofSockaddrInet6
 }
 
@@ -200,7 +216,7 @@ func newOutBatch() *outBatch {
 const maxTrain = 60_000
 
 // lay lays out at most batchSize datagrams as messages and returns how many those are.
-func (b *outBatch) lay(datagrams []Datagram, number int, trains bool) int {
+func (b *outBatch) lay(fd uintptr, datagrams []Datagram, number int, trains bool) int {
 	var laid [batchSize]bool
 	messages, vecs := 0, 0
 	for i, first := range datagrams {
@@ -221,7 +237,7 @@ func (b *outBatch) lay(datagrams []Datagram, number int, trains bool) int {
 		}
 		m := &b.headers[messages]
 		name, size := &b.names[messages], uint32(0)
-		*name, size = nameOf(first.Relay, number)
+		*name, size = nameOf(fd, first.Relay, number)
 		m.header = unix.Msghdr{Name: (*byte)(unsafe.Pointer(name)), Namelen: size, Iov: &b.vecs[begin]}
 		m.header.SetIovlen(vecs - begin)
 		if vecs-begin > 1 {
@@ -238,7 +254,7 @@ func (b *outBatch) lay(datagrams []Datagram, number int, trains bool) int {
 // sendBatch sends at most batchSize datagrams and returns how many the kernel has refused.
 func (r *Relay) sendBatch(fd uintptr, datagrams []Datagram) (refused int) {
 	b := r.out
-	messages := b.lay(datagrams, r.number, r.trains)
+	messages := b.lay(fd, datagrams, r.number, r.trains)
 	for at := 0; at < messages; {
 		n, errno := sendmmsg(fd, b.headers[at:messages])
 		h := &b.headers[at].header

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,5 +200,96 @@ func TestADatagramThatIsTooLongIsNoDHCP(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestALinkLocalRelayComesWithItsLink(t *testing.T) {
+	lab, err := netlab.New("relaylink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	host, err := lab.Space("host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r *Relay
+	if err := host.Do(func() (err error) { r, err = OpenRelay("udp6", number); return err }); err != nil {
+		t.Fatal(err)
+	}
+	received, done := make(chan Datagram, 2), make(chan error, 1)
+	go func() {
+		done <- r.Receive(func(d Datagram) { received <- Datagram{d.Relay, bytes.Clone(d.Payload)} })
+	}()
+	// Two relays have one address, each on a link of its own.
+	for _, link := range []string{"up0", "up1"} {
+		peer, err := lab.Space(link)
+		if err == nil {
+			err = lab.Veth(t.Context(), host, link, peer, "eth0")
+		}
+		if err == nil {
+			_, err = host.Script(t.Context(), "ip addr add fe80::9/64 dev "+link+" nodad\n")
+		}
+		if err == nil {
+			_, err = peer.Script(t.Context(), "ip addr add fe80::2/64 dev eth0 nodad\n")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c *net.UDPConn
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := netlab.Eventually(ctx, func() error {
+			return peer.Do(func() error {
+				index, err := Index("eth0")
+				if err != nil {
+					return err
+				}
+				zone := strconv.Itoa(index) // names are remembered by package net, whatever the namespace
+				c, err = net.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP("fe80::2"), Port: number, Zone: zone})
+				if err != nil {
+					return err
+				}
+				_, err = c.WriteToUDP([]byte(link), &net.UDPAddr{IP: net.ParseIP("fe80::9"), Port: number, Zone: zone})
+				return err
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		var d Datagram
+		select {
+		case d = <-received:
+		case <-ctx.Done():
+			t.Fatal("nothing is received")
+		}
+		if d.Relay != netip.MustParseAddr("fe80::2%"+link) || string(d.Payload) != link {
+			t.Errorf("%q from %s", d.Payload, d.Relay)
+		}
+		if refused, err := r.Send([]Datagram{{d.Relay, []byte("to " + link)}}); refused != 0 || err != nil {
+			t.Errorf("%d refused, %v", refused, err)
+		}
+		b := make([]byte, 100)
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := c.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != "to "+link {
+			t.Errorf("the relay reads %q, %v", b[:n], err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if refused, _ := r.Send([]Datagram{{netip.MustParseAddr("fe80::2%gone"), []byte("x")}}); refused != 1 {
+		t.Errorf("%d refused of what is for a link that is not there", refused)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; !Gone(err) {
+		t.Errorf("receiving ended with %v", err)
 	}
 }
