@@ -63,15 +63,29 @@ func (c *connections) enter(st *stream) bool {
 	return true
 }
 
-// idlest returns the connection that may be closed for one of the VPC, nil if there is none. One that waits for answers is
-// not idle.
+// idlest returns the connection that gives way to one of the VPC, nil if there is none: one of a VPC that has more than its
+// reserve, else one of the same VPC. One that waits for answers is not idle: it comes after all that are.
 func (c *connections) idlest(vpc string) *stream {
 	var idlest *stream
+	rank := func(st *stream) (busy, reserved bool, since int64) {
+		return len(st.waiting) > 0, c.vpcs[st.client.vpc] <= reservedConns, st.idleSince.Load()
+	}
+	before := func(a, b *stream) bool {
+		aBusy, aReserved, aSince := rank(a)
+		bBusy, bReserved, bSince := rank(b)
+		switch {
+		case aReserved != bReserved:
+			return bReserved
+		case aBusy != bBusy:
+			return bBusy
+		}
+		return aSince < bSince
+	}
 	for st := range c.open {
-		if len(st.waiting) > 0 || st.client.vpc != vpc && c.vpcs[st.client.vpc] <= reservedConns {
+		if _, reserved, _ := rank(st); reserved && st.client.vpc != vpc {
 			continue
 		}
-		if idlest == nil || st.idleSince.Load() < idlest.idleSince.Load() {
+		if idlest == nil || before(st, idlest) {
 			idlest = st
 		}
 	}

@@ -1,12 +1,14 @@
 package dns
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -180,4 +182,134 @@ func TestAClientHasOnlySoManyConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	readFrame(t, conn)
+}
+
+func TestIdleConnectionsGiveWay(t *testing.T) {
+	c := &connections{}
+	next := netip.MustParseAddr("10.20.0.0")
+	open := func(vpcID string, idleSince int64) *stream {
+		next = next.Next()
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		st := &stream{conn: ours, client: clientOf(vpcID, next), waiting: make(chan struct{}, 1)}
+		st.idleSince.Store(idleSince)
+		return st
+	}
+	var all []*stream
+	for n := range maxConns - 1 {
+		st := open("vpc-a", int64(1000+n))
+		if !c.enter(st) {
+			t.Fatalf("connection %d is refused", n)
+		}
+		all = append(all, st)
+	}
+	other := open("vpc-b", 1)
+	if !c.enter(other) {
+		t.Fatal("the last one is refused")
+	}
+	all[0].waiting <- struct{}{} // it has asked something, and is not idle
+	if !c.enter(open("vpc-a", 5000)) {
+		t.Fatal("one more is refused")
+	}
+	if c.open[all[1]] || !c.open[all[0]] || !c.open[other] {
+		t.Error("another than the idlest of the VPC that has most has given way")
+	}
+	if _, err := all[1].conn.Write([]byte{0}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("it is open still: %v", err)
+	}
+	if !c.enter(open("vpc-b", 5000)) || c.open[all[2]] {
+		t.Error("a VPC with few connections gets no more")
+	}
+	c.leave(all[1]) // once more
+	for st := range c.open {
+		select {
+		case st.waiting <- struct{}{}:
+		default:
+		}
+	}
+	if !c.enter(open("vpc-c", 6000)) || c.open[all[0]] {
+		t.Error("where all wait for answers, it is not the one that has waited for longest that gives way")
+	}
+	if n, evicted := c.size(); n != maxConns || evicted != 3 {
+		t.Errorf("%d connections, %d have given way", n, evicted)
+	}
+}
+
+func TestTenThousandSlowConnectionsHoldNobodyUp(t *testing.T) {
+	const slow = 10_000
+	up, release := newGated(t, "127.0.0.1", "@ 100 IN TXT outside")
+	s, dial := overTCP(t, "127.0.0.1", up)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.serveUDP(t.Context(), pc.(*net.UDPConn), "vpc-a") }()
+	server := dial().RemoteAddr().String()
+
+	whole := framed(t, question("web-1.research.internal.", "A"))
+	outside := framed(t, question("www.example.org.", "TXT"))
+	beginnings := [][]byte{
+		{},                                       // connected, and nothing more
+		{0},                                      // half a length
+		{0, 40},                                  // a length and nothing behind it
+		whole[:14],                               // a header
+		whole[:len(whole)-1],                     // all but the last octet
+		append(bytes.Clone(whole), 0),            // a question, and half a length
+		outside,                                  // a question that takes long
+		bytes.Repeat(whole, 20),                  // questions, and nobody reads the answers
+		append(bytes.Clone(outside), 0xff, 0xff), // a question that takes long, and too much behind it
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for n := range slow {
+		// Half are from as many clients, half from a hundred.
+		client := net.IPv4(127, 1, byte(n>>8), byte(n))
+		if n%2 == 0 {
+			client = net.IPv4(127, 2, 0, byte(n/2%100))
+		}
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: client}}).Dial("tcp", server)
+		if err != nil {
+			t.Fatalf("connection %d: %v", n, err)
+		}
+		defer conn.Close()
+		conn.Write(beginnings[n%len(beginnings)]) // it may be closed already
+		if n%1000 > 0 {
+			continue
+		}
+		for _, network := range []string{"udp", "tcp"} {
+			at := map[string]string{"udp": pc.LocalAddr().String(), "tcp": server}[network]
+			good, err := net.Dial(network, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			good.SetDeadline(time.Now().Add(20 * time.Second))
+			c := &miekg.Conn{Conn: good}
+			if err := c.WriteMsg(question("web-1.research.internal.", "A")); err != nil {
+				t.Fatal(err)
+			}
+			if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
+				t.Fatalf("over %s beside %d slow connections: %v, %v", network, n+1, m, err)
+			}
+			good.Close()
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	st := s.Stats()
+	grown := int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)
+	t.Logf("%d connections are open, %d had to give way, %d MB more memory for them and %d clients", st.Connections, st.Evicted, grown>>20, slow)
+	if st.Connections > maxConns {
+		t.Errorf("%d connections", st.Connections)
+	}
+	if st.Evicted == 0 {
+		t.Error("none had to give way: were there enough?")
+	}
+	if grown > 128<<20 {
+		t.Errorf("%d MB more memory", grown>>20)
+	}
+	release()
+	pc.Close()
+	<-served // how it ends when its socket is closed is no matter
 }
