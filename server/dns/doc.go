@@ -14,6 +14,7 @@
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - transfer.go  whole zones for their secondaries
 //   - update.go    changes of zones by their clients
+//   - replay.go    signed changes that come again
 //   - cache.go     what upstreams said, for as long as they said
 //   - upstream.go  the upstreams; which of them to ask
 //   - exchange.go  one question to one upstream

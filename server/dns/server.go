@@ -53,6 +53,7 @@ type Server struct {
 	cookies  cookies
 	limiter  *limiter
 	queries  queryLog
+	replays  replays
 	tsigKeys atomic.Pointer[map[string]TSIGKey] // by canonical name
 
 	setting sync.Mutex // one SetSnapshot at a time

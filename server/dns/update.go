@@ -49,12 +49,11 @@ func (s *Server) SetTSIGKeys(keys []TSIGKey) {
 func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.Addr) ([]byte, Outcome) {
 	var m miekg.Msg
 	if err := m.Unpack(wire); err != nil {
-		q := new(Query)
-		q.parse(wire)
-		return appendError(nil, q, miekg.RcodeFormatError), Outcome{Rcode: miekg.RcodeFormatError}
+		return appendUpdateError(wire, miekg.RcodeFormatError)
 	}
 	reply := new(miekg.Msg).SetReply(&m)
 	reply.Opcode = m.Opcode
+	var before *replay // this message
 	var (
 		out    Outcome
 		tsig   = m.IsTsig()
@@ -64,7 +63,24 @@ func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.
 	switch {
 	case err == nil:
 		secret = key.Secret
-		if err = miekg.TsigVerify(bytes.Clone(wire), secret, "", false); err != nil {
+		err = miekg.TsigVerify(bytes.Clone(wire), secret, "", false)
+		switch now := s.now(); {
+		case err != nil:
+		case !inTime(tsig, now):
+			err = miekg.ErrTime
+		default:
+			var known bool
+			if before, known = s.replays.begin(tsig, now); known {
+				if packed, out, ok := before.wait(ctx); ok {
+					return packed, out
+				}
+				return appendUpdateError(wire, miekg.RcodeServerFailure)
+			}
+			if before == nil {
+				err = miekg.ErrTime
+			}
+		}
+		if err != nil {
 			secret = "" // the reply to what is not authentic is not signed, but for BADTIME
 			reply.Rcode = miekg.RcodeNotAuth
 			e := uint16(miekg.RcodeBadSig)
@@ -107,11 +123,19 @@ func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.
 	}
 	if err != nil {
 		s.log.Warn("DNS update: no reply", "error", err)
-		q := new(Query)
-		q.parse(wire)
-		return appendError(nil, q, miekg.RcodeServerFailure), Outcome{Rcode: miekg.RcodeServerFailure}
+		packed, out = appendUpdateError(wire, miekg.RcodeServerFailure)
+	}
+	if before != nil {
+		before.end(packed, out)
 	}
 	return packed, out
+}
+
+// appendUpdateError returns the reply to a message that could not be read or carried out.
+func appendUpdateError(wire []byte, rcode int) ([]byte, Outcome) {
+	q := new(Query)
+	q.parse(wire)
+	return appendError(nil, q, rcode), Outcome{Rcode: rcode}
 }
 
 // mayUpdate finds the zone of an update and the key that it says it is signed with. The error is an rcodeError.

@@ -187,21 +187,25 @@ func TestOnlyAKeyOfTheZoneUpdatesIt(t *testing.T) {
 			for _, tt := range []struct {
 				what, zone, key, algorithm, secret string
 				skew                               time.Duration
+				fudge                              uint16
 				fail                               error
 				rcode                              int
 				tsig                               int // its error; -1: the reply is not signed
 			}{
-				{"the right key", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeSuccess, 0},
-				{"the right key in capitals", "corp.example.", "LAB-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeSuccess, 0},
-				{"another secret", "corp.example.", "lab-key.", miekg.HmacSHA256, "AAAA" + updateSecret, 0, nil, miekg.RcodeNotAuth, miekg.RcodeBadSig},
-				{"another algorithm", "corp.example.", "lab-key.", miekg.HmacSHA512, updateSecret, 0, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
-				{"a key that may not", "corp.example.", "other-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
-				{"a key whose secret nobody knows", "corp.example.", "lost-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
-				{"a clock that is an hour late", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, -time.Hour, nil, miekg.RcodeNotAuth, miekg.RcodeBadTime},
-				{"no key", "corp.example.", "", "", "", 0, nil, miekg.RcodeRefused, -1},
-				{"a zone without keys", "mixed.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
-				{"a zone that is not there", "nowhere.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, nil, miekg.RcodeNotAuth, -1},
-				{"a change that cannot be stored", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, errors.New("disk full"), miekg.RcodeServerFailure, 0},
+				{"the right key", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeSuccess, 0},
+				{"the right key in capitals", "corp.example.", "LAB-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeSuccess, 0},
+				{"another secret", "corp.example.", "lab-key.", miekg.HmacSHA256, "AAAA" + updateSecret, 0, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadSig},
+				{"another algorithm", "corp.example.", "lab-key.", miekg.HmacSHA512, updateSecret, 0, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
+				{"a key that may not", "corp.example.", "other-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
+				{"a key whose secret nobody knows", "corp.example.", "lost-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
+				{"a clock that is an hour late", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, -time.Hour, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadTime},
+				{"a clock that is an hour late, with much patience", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, -time.Hour, 65535, nil, miekg.RcodeNotAuth, miekg.RcodeBadTime},
+				{"a clock that is ten minutes ahead, with much patience", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 10 * time.Minute, 65535, nil, miekg.RcodeNotAuth, miekg.RcodeBadTime},
+				{"a clock that is a minute late, with little patience", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, -time.Minute, 10, nil, miekg.RcodeNotAuth, miekg.RcodeBadTime},
+				{"no key", "corp.example.", "", "", "", 0, 300, nil, miekg.RcodeRefused, -1},
+				{"a zone without keys", "mixed.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeNotAuth, miekg.RcodeBadKey},
+				{"a zone that is not there", "nowhere.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, 300, nil, miekg.RcodeNotAuth, -1},
+				{"a change that cannot be stored", "corp.example.", "lab-key.", miekg.HmacSHA256, updateSecret, 0, 300, errors.New("disk full"), miekg.RcodeServerFailure, 0},
 			} {
 				t.Run(tt.what, func(t *testing.T) {
 					name++
@@ -213,7 +217,7 @@ func TestOnlyAKeyOfTheZoneUpdatesIt(t *testing.T) {
 					var mac string
 					var err error
 					if tt.key != "" {
-						m.SetTsig(tt.key, tt.algorithm, 300, time.Now().Add(tt.skew).Unix())
+						m.SetTsig(tt.key, tt.algorithm, tt.fudge, time.Now().Add(tt.skew).Unix())
 						wire, mac, err = miekg.TsigGenerate(m, tt.secret, "", false)
 					} else {
 						wire, err = m.Pack()
