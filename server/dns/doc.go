@@ -13,6 +13,7 @@
 //   - quota.go     so many at a time
 //   - answer.go    View + Query -> message (pure, without allocation)
 //   - transfer.go  whole zones for their secondaries
+//   - notify.go    their secondaries are told of changes
 //   - update.go    changes of zones by their clients
 //   - replay.go    signed changes that come again
 //   - cache.go     what upstreams said, for as long as they said

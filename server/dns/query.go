@@ -13,6 +13,8 @@ const (
 	plainSize  = 512  // octets of a UDP answer to a client without EDNS (RFC 1035 section 4.2.1)
 	optSize    = 11   // octets of an OPT record without options
 
+	soaNumbers = 5 * 4 // octets of the numbers that a SOA record ends with; the serial is the first
+
 	cookieOptionSize = 4 + clientCookieSize + serverCookieSize
 )
 
@@ -41,6 +43,8 @@ type Query struct {
 	UDPSize    uint16 // what the client can receive; 0 without EDNS
 	Draw       uint32 // decides among weighted records: any number
 
+	serial       uint32 // that an IXFR says it has
+	hasSerial    bool
 	cookie       bool // there is a COOKIE option; the reply has one too
 	clientCookie [clientCookieSize]byte
 	givenCookie  [maxServerCookie]byte // the server cookie that the client shows
@@ -97,6 +101,7 @@ func (q *Query) clone() *Query {
 func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 	q.question, q.length, q.EDNS, q.DO, q.UDPSize, q.Version = nil, 0, false, false, 0, 0
 	q.cookie, q.proven, q.extended = false, false, extendedError{}
+	q.serial, q.hasSerial = 0, false
 	if len(msg) < headerSize {
 		return 0, false
 	}
@@ -158,6 +163,9 @@ func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 			q.UDPSize = rr.class
 			q.Version = uint8(rr.ttl >> 16)
 			q.DO = rr.ttl&flagDO != 0
+		}
+		if n := len(rr.data) - soaNumbers; q.Type == miekg.TypeIXFR && rr.typ == miekg.TypeSOA && n > 0 {
+			q.serial, q.hasSerial = binary.BigEndian.Uint32(rr.data[n:]), true
 		}
 		at = next
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -54,6 +55,7 @@ type Server struct {
 	limiter  *limiter
 	queries  queryLog
 	replays  replays
+	notifier notifier
 	tsigKeys atomic.Pointer[map[string]TSIGKey] // by canonical name
 
 	setting sync.Mutex // one SetSnapshot at a time
@@ -71,6 +73,7 @@ type state struct {
 	snapshot *vpc.Snapshot
 	views    map[string]*View // by VPC ID
 	wanted   map[listenerKey]string
+	tell     map[secondary]notice
 }
 
 // New returns a server that has no snapshot yet. It fails when an upstream is not an address.
@@ -88,6 +91,7 @@ func New(c Config) (*Server, error) {
 		listeners: map[listenerKey]*listener{},
 		cookies:   newCookies(),
 		limiter:   newLimiter(),
+		notifier:  notifier{port: portNotify, told: map[secondary]*told{}},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -95,6 +99,7 @@ func New(c Config) (*Server, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.notifier.log = s.log
 	s.resolver = newResolver(c.CacheSize, s.now)
 	s.resolver.roots = c.Roots
 	s.limiter.set(c.RateLimit)
@@ -187,7 +192,7 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	s.setting.Lock()
 	defer s.setting.Unlock()
 	old := s.state.Load()
-	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}}
+	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}, tell: map[secondary]notice{}}
 	inUse := map[endpoint]bool{}
 	var guarded []netip.Prefix
 	affected := affectedViews(cmp.Or(old.snapshot, new(vpc.Snapshot)), snapshot)
@@ -199,6 +204,7 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 			view = view.follow(v)
 		}
 		st.views[v.ID] = view
+		maps.Copy(st.tell, secondariesOf(view))
 		for _, f := range view.forwarders {
 			for _, e := range f.servers {
 				inUse[e] = true
@@ -306,13 +312,17 @@ func (s *Server) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer func() {
 		s.syncListeners(ctx, nil)
+		s.notifier.sync(ctx, nil)
+		s.notifier.telling.Wait()
 		s.resolver.closeIdle()
 		s.mu.Lock()
 		s.running = false
 		s.mu.Unlock()
 	}()
 	for {
-		s.syncListeners(ctx, s.state.Load().wanted)
+		st := s.state.Load()
+		s.syncListeners(ctx, st.wanted)
+		s.notifier.sync(ctx, st.tell)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -381,10 +391,13 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 		s.answered(v, q, src, out)
 		return dst, nil
 	}
-	if tcp && (q.Type == miekg.TypeAXFR || q.Type == miekg.TypeIXFR) {
+	if tcp && q.Type == miekg.TypeAXFR || q.Type == miekg.TypeIXFR {
 		if apex := v.transferable(q, src); apex != nil {
 			out.Source = apex.zone.source
 			s.answered(v, q, src, out)
+			if q.Type == miekg.TypeIXFR && (!tcp || apex.zone.has(q)) {
+				return current(dst, q, apex.zone), nil
+			}
 			return dst, &deferred{view: v, query: q.clone(), transfer: apex.zone}
 		}
 	}

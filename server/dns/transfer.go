@@ -13,6 +13,20 @@ import (
 // transferSize is about how many octets the messages of a transfer have.
 const transferSize = 16 << 10
 
+// current answers an IXFR with the zone's SOA alone: the client has that version already, or it has to come over TCP (RFC
+// 1995 section 2).
+func current(dst []byte, q *Query, zone *zone) []byte {
+	m := newMessage(dst, q, q.limit(false))
+	m.record(headerSize, miekg.TypeSOA, generatedTTL, zone.soa[2:])
+	m.answers++
+	return m.finish(miekg.RcodeSuccess, flagAA)
+}
+
+// has reports whether the client of an IXFR has the zone as it is.
+func (z *zone) has(q *Query) bool {
+	return q.hasSerial && q.serial == binary.BigEndian.Uint32(z.soa[len(z.soa)-soaNumbers:])
+}
+
 // transferable returns the apex of the zone that q wants as a whole, nil if the client may not have it.
 func (v *View) transferable(q *Query, client netip.Addr) *node {
 	apex := v.names[q.name()]

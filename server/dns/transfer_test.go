@@ -111,3 +111,50 @@ func TestATransferLeavesTheConnectionOpen(t *testing.T) {
 		t.Errorf("after it: %v", m)
 	}
 }
+
+func TestASecondaryThatIsUpToDateIsToldSo(t *testing.T) {
+	spec := lab()
+	spec.VPCs[0].PrivateZones[0].TransferTo = []netip.Addr{client4, client6}
+	s := asking(t, nil, spec)
+	for _, tt := range []struct {
+		what   string
+		zone   string
+		serial uint32
+		tcp    bool
+		client netip.Addr
+		rcode  int
+		soa    bool // alone; else a transfer, or nothing
+	}{
+		{"the same version", "corp.example.", 42, true, client4, miekg.RcodeSuccess, true},
+		{"the same version from IPv6", "corp.example.", 42, true, client6, miekg.RcodeSuccess, true},
+		{"an older version", "corp.example.", 41, true, client4, miekg.RcodeSuccess, false},
+		{"a newer version, as after a restored backup", "corp.example.", 43, true, client4, miekg.RcodeSuccess, false},
+		{"an older version over UDP", "corp.example.", 41, false, client4, miekg.RcodeSuccess, true},
+		{"the same version over UDP", "corp.example.", 42, false, client6, miekg.RcodeSuccess, true},
+		{"a stranger", "corp.example.", 42, true, client4.Next(), miekg.RcodeRefused, false},
+		{"a stranger over UDP", "corp.example.", 42, false, client4.Next(), miekg.RcodeRefused, false},
+		{"a zone that is nobody's to have", "deep.corp.example.", 42, false, client4, miekg.RcodeRefused, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			m := new(miekg.Msg)
+			m.SetIxfr(tt.zone, tt.serial, "ns.example.", "host.example.")
+			wire, err := m.Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			reply, later := s.handle(t.Context(), nil, wire, new(Query), s.View("vpc-a"), tt.client, tt.tcp)
+			if whole := later != nil && later.transfer != nil; whole != (tt.rcode == miekg.RcodeSuccess && !tt.soa) {
+				t.Fatalf("a whole transfer: %v", whole)
+			} else if whole {
+				return
+			}
+			r := unpack(t, reply)
+			if r.Rcode != tt.rcode || tt.soa != (len(r.Answer) == 1) {
+				t.Fatalf("%v", r)
+			}
+			if tt.soa && r.Answer[0].(*miekg.SOA).Serial != 42 {
+				t.Errorf("%v", r.Answer[0])
+			}
+		})
+	}
+}
