@@ -144,7 +144,7 @@ func (s *Store) Restore(ctx context.Context, base uint64, c *Contents, a Audit) 
 	if base != cur.number {
 		return 0, fmt.Errorf("restore on revision %d: %w: it is at revision %d", base, ErrConflict, cur.number)
 	}
-	plan, err := diff(cur.spec, c.Spec, s.ranks)
+	plan, err := s.diff(cur.spec, c.Spec)
 	if err != nil {
 		return 0, fmt.Errorf("restore: %w", err)
 	}
@@ -183,7 +183,7 @@ func (s *Store) Restore(ctx context.Context, base uint64, c *Contents, a Audit) 
 		s.resync()
 		return 0, fmt.Errorf("restore: %w", err)
 	}
-	s.adopt(next, plan)
+	s.adopt(next)
 	return next.number, nil
 }
 

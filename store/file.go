@@ -2,11 +2,8 @@ package store
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,11 +18,11 @@ import (
 )
 
 // schemaVersion is the form of the file that this program writes. Every change of it adds a migration.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // migrations lead from each schema to the next: the first from 1 to 2. All that are needed run in one transaction, after
 // a copy of the file has been put beside it.
-var migrations []func(*bolt.Tx) error
+var migrations = []func(*bolt.Tx) error{instancesFromJSON}
 
 // The buckets besides those of the kinds of objects.
 var (
@@ -78,6 +75,9 @@ func open(path string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPages(path); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	if db, err = compact(db, path, opt); err != nil {
 		return nil, err
 	}
@@ -129,19 +129,15 @@ func (s *Store) load() error {
 	}
 	return guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
-			if err := checkPages(tx); err != nil {
-				return err
-			}
 			for _, name := range buckets() {
 				if tx.Bucket(name) == nil {
 					return fmt.Errorf("%w: %s is missing", ErrCorrupt, name)
 				}
 			}
-			spec, ranks, err := loadSpec(tx)
+			spec, err := loadSpec(tx)
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrCorrupt, err)
 			}
-			s.ranks = ranks
 			s.current.Store(&revision{spec, getUint(tx.Bucket(bucketMeta), keyRevision)})
 			return nil
 		})
@@ -183,15 +179,16 @@ func (s *Store) migrate() error {
 		return fmt.Errorf("copy to %s before migrating: %w", old, err)
 	}
 	s.opt.Log.Info("migrating store", "from", schema, "to", s.opt.schema, "copy", old)
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		for v := schema; v < s.opt.schema; v++ {
-			if err := s.opt.migrations[v-1](tx); err != nil {
-				return fmt.Errorf("migrate from schema %d to %d: %w", v, v+1, err)
+	return guard(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			for v := schema; v < s.opt.schema; v++ {
+				if err := s.opt.migrations[v-1](tx); err != nil {
+					return fmt.Errorf("migrate from schema %d to %d: %w", v, v+1, err)
+				}
 			}
-		}
-		return initialise(tx, s.opt.schema)
+			return initialise(tx, s.opt.schema)
+		})
 	})
-	return err
 }
 
 // buckets lists every bucket that a store has.
@@ -283,85 +280,14 @@ func checkSize(path string) error {
 	if info.Size() == 0 {
 		return fmt.Errorf("%w: the file is empty", ErrCorrupt)
 	}
-	need, err := neededSize(f, info.Size())
+	m, err := readMeta(f, info.Size())
 	if err != nil {
 		return err
 	}
-	if info.Size() < need {
+	if need := int64(m.pages) * m.pageSize; info.Size() < need {
 		return fmt.Errorf("%w: the file has %d bytes of %d", ErrCorrupt, info.Size(), need)
 	}
 	return nil
-}
-
-// neededSize reads from a bbolt file's meta page how many bytes the file must have. The layout has been the same since
-// boltdb 1.0: after a page header of 16 bytes magic, version, page size and flags (32 bits each, native order), root
-// bucket (2×64), freelist, high-water page number, transaction, and an FNV-1a checksum of all that (64 bits each). Of the
-// two meta pages the valid one with the higher transaction counts.
-func neededSize(r io.ReaderAt, size int64) (int64, error) {
-	const (
-		header, length   = 16, 64
-		magic            = 0xED0CDAED
-		minPage, maxPage = 1 << 10, 1 << 24
-	)
-	var need int64
-	var newest uint64
-	found := false
-	meta := func(at int64) (pageSize int64) {
-		b := make([]byte, header+length)
-		if _, err := r.ReadAt(b, at); err != nil {
-			return 0
-		}
-		m, order := b[header:], binary.NativeEndian
-		sum := fnv.New64a()
-		sum.Write(m[:length-8])
-		if order.Uint32(m) != magic || sum.Sum64() != order.Uint64(m[length-8:]) {
-			return 0
-		}
-		pageSize = int64(order.Uint32(m[8:]))
-		pages, txid := order.Uint64(m[40:]), order.Uint64(m[48:])
-		if pageSize < minPage || pageSize > maxPage || pages > 1<<40 {
-			return 0
-		}
-		if !found || txid > newest {
-			found, newest, need = true, txid, int64(pages)*pageSize
-		}
-		return pageSize
-	}
-	if pageSize := meta(0); pageSize != 0 {
-		meta(pageSize)
-	} else {
-		for at := int64(minPage); at <= maxPage && at < size; at *= 2 {
-			if meta(at) != 0 {
-				break
-			}
-		}
-	}
-	if !found {
-		return 0, ErrCorrupt
-	}
-	return need, nil
-}
-
-// checkPages reads every page that is in use, so that damage shows now and not in the middle of a later write.
-func checkPages(tx *bolt.Tx) error {
-	var walk func(b *bolt.Bucket) error
-	walk = func(b *bolt.Bucket) error {
-		var last []byte
-		return b.ForEach(func(k, v []byte) error {
-			if last != nil && string(k) <= string(last) {
-				return fmt.Errorf("%w: keys out of order", ErrCorrupt)
-			}
-			last = append(last[:0], k...)
-			if v != nil {
-				return nil
-			}
-			if sub := b.Bucket(k); sub != nil {
-				return walk(sub)
-			}
-			return nil
-		})
-	}
-	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return walk(b) })
 }
 
 // guard turns what bbolt does on a damaged file, panics and faults on the mapping included, into ErrCorrupt.

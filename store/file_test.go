@@ -18,6 +18,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
@@ -205,23 +206,69 @@ func checkFreelist(s *Store) error {
 	})
 }
 
-// TestAPowerCutAtAnyWriteLeavesAStoreThatOpens replays what bbolt hands to the disk, cut off after every single write and
-// in the middle of it, with the unsynced writes before it in any state.
-func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "state.db")
-	s, err := Open(path, testOptions())
+// powerCuts calls check with what a power cut in the middle of a transaction may leave of a file: what was there before it,
+// with some of the pages of what is there after it, whole or in part. Only when all others are there may the meta page be;
+// done says that everything is.
+func powerCuts(t *testing.T, r *rand.Rand, before, after []byte, check func(torn []byte, done bool)) {
+	t.Helper()
+	page := os.Getpagesize()
+	var data, meta []int
+	for at := 0; at < len(after); at += page {
+		if at < len(before) && bytes.Equal(before[at:min(at+page, len(before))], after[at:at+page]) {
+			continue
+		}
+		if at < 2*page {
+			meta = append(meta, at)
+		} else {
+			data = append(data, at)
+		}
+	}
+	if len(meta) != 1 || len(data) == 0 {
+		t.Fatalf("a transaction wrote %d meta pages and %d others", len(meta), len(data))
+	}
+	half := slices.Clone(after)
+	copy(half[meta[0]:meta[0]+page], before[meta[0]:meta[0]+page])
+	copy(half[meta[0]:meta[0]+40], after[meta[0]:meta[0]+40])
+	check(slices.Clone(after), true)
+	check(half, false)
+	for range 4 {
+		torn := make([]byte, len(after))
+		copy(torn, before)
+		for _, at := range data {
+			switch r.IntN(3) {
+			case 0:
+				copy(torn[at:at+page], after[at:at+page])
+			case 1:
+				copy(torn[at:at+page/2], after[at:at+page/2])
+			}
+		}
+		check(torn, false)
+	}
+}
+
+// checkTorn checks what a power cut has left.
+func checkTorn(t *testing.T, torn []byte) *Contents {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "cut.db")
+	if err := os.WriteFile(path, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Check(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := openTest(t, path, testOptions())
 	cur := bigSpec(50)
 	mustCommit(t, s, cur, "apply")
-	ctx := context.Background()
 	r := rand.New(rand.NewPCG(3, 4))
 	for round := range 25 {
-		// One transaction lies between two copies of the file: what a power cut leaves is the first with some of the
-		// pages of the second. Only when all others are there may the meta page be.
-		if err := s.PutLeases(ctx, lease(round)); err != nil {
+		// One transaction lies between two copies of the file.
+		if err := s.PutLeases(context.Background(), lease(round)); err != nil {
 			t.Fatal(err)
 		}
 		before, err := os.ReadFile(path)
@@ -234,59 +281,38 @@ func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		page := os.Getpagesize()
-		var data, meta []int
-		for at := 0; at < len(after); at += page {
-			if at < len(before) && bytes.Equal(before[at:at+page], after[at:at+page]) {
-				continue
-			}
-			if at < 2*page {
-				meta = append(meta, at)
-			} else {
-				data = append(data, at)
-			}
-		}
-		if len(meta) != 1 || len(data) == 0 {
-			t.Fatalf("a transaction wrote %d meta pages and %d others", len(meta), len(data))
-		}
-		for cut := range 6 {
-			torn := make([]byte, len(after))
-			copy(torn, before)
+		powerCuts(t, r, before, after, func(torn []byte, done bool) {
 			want := rev - 1
-			for _, at := range data {
-				switch r.IntN(3) {
-				case 0:
-					copy(torn[at:at+page], after[at:at+page])
-				case 1:
-					copy(torn[at:at+page/2], after[at:at+page/2])
-				}
+			if done {
+				want = rev
 			}
-			switch cut {
-			case 0: // the whole transaction
-				torn, want = slices.Clone(after), rev
-			case 1: // the meta page half written
-				torn = slices.Clone(after)
-				copy(torn[meta[0]:meta[0]+page], before[meta[0]:meta[0]+page])
-				copy(torn[meta[0]:meta[0]+40], after[meta[0]:meta[0]+40])
+			if c := checkTorn(t, torn); c.Revision != want || len(c.Leases) != round+1 {
+				t.Errorf("round %d, done %v: revision %d, want %d; %d leases", round, done, c.Revision, want, len(c.Leases))
 			}
-			copyPath := filepath.Join(dir, fmt.Sprintf("cut-%d-%d.db", round, cut))
-			if err := os.WriteFile(copyPath, torn, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			c, err := Check(copyPath)
-			if err != nil {
-				t.Fatalf("round %d, cut %d: %v", round, cut, err)
-			}
-			if c.Revision != want || len(c.Leases) != round+1 {
-				t.Errorf("round %d, cut %d: revision %d, want %d; %d leases", round, cut, c.Revision, want, len(c.Leases))
-			}
-			if err := os.Remove(copyPath); err != nil {
-				t.Fatal(err)
-			}
-		}
+		})
 	}
-	if err := s.Close(); err != nil {
+}
+
+func TestAPowerCutWhileAnOlderFileIsMigratedLosesNothing(t *testing.T) {
+	spec, leases := fixture()
+	before, err := os.ReadFile(fixtures[0])
+	if err != nil {
 		t.Fatal(err)
+	}
+	path := copyFixture(t, fixtures[0])
+	openTest(t, path, testOptions())
+	after, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 10 {
+		powerCuts(t, r, before, after, func(torn []byte, done bool) {
+			c := checkTorn(t, torn)
+			if d := specDiff(spec, c.Spec); d != "" || c.Revision != 2 || !slices.Equal(c.Leases, leases) {
+				t.Errorf("done %v: revision %d, %d leases\n%s", done, c.Revision, len(c.Leases), d)
+			}
+		})
 	}
 }
 
@@ -317,15 +343,18 @@ func TestASecondDaemonIsToldWhoHasTheFile(t *testing.T) {
 	openTest(t, path, testOptions())
 }
 
-// fixture is what testdata/schema1.db holds: it was written by the program when the schema was 1, and stays as it is.
+// fixture is what the files in testdata hold: each was written by the program when that was its schema, and stays as it is.
 func fixture() (*vpc.Spec, []vpc.Lease) {
 	return bigSpec(20), []vpc.Lease{lease(0), lease(1), lease(3)}
 }
 
-func copyFixture(t *testing.T) string {
+// fixtures are the files by their schema, from 1 to today's.
+var fixtures = [schemaVersion]string{"testdata/schema1.db", "testdata/schema2.db"}
+
+func copyFixture(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "state.db")
-	data, err := os.ReadFile("testdata/schema1.db")
+	data, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,45 +364,86 @@ func copyFixture(t *testing.T) string {
 	return path
 }
 
-func TestAFileOfSchema1IsStillRead(t *testing.T) {
+// writeFixture makes the file of today's schema.
+func writeFixture(t *testing.T) {
+	t.Helper()
 	want, leases := fixture()
+	s := newStore(t)
+	mustCommit(t, s, bigSpec(19), "apply")
+	mustCommit(t, s, want, "enrol")
+	if err := errors.Join(s.PutLeases(context.Background(), leases...), s.PutMeta(context.Background(), "duid", []byte("0001"))); err != nil {
+		t.Fatal(err)
+	}
+	name := fixtures[schemaVersion-1]
+	if err := errors.Join(os.RemoveAll(name), rewrite(s.db, name), os.Chmod(name, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAFileOfAnySchemaIsStillRead(t *testing.T) {
 	if *update {
-		full := filepath.Join(t.TempDir(), "full.db")
-		s, err := Open(full, testOptions())
+		writeFixture(t)
+	}
+	want, leases := fixture()
+	for _, name := range fixtures {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			path := copyFixture(t, name)
+			for range 2 { // the first time it is migrated
+				s, err := Open(path, testOptions())
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, n := s.State()
+				if d := specDiff(want, got); d != "" || n != 2 {
+					t.Errorf("revision %d\n%s", n, d)
+				}
+				if l, err := s.Leases(); err != nil || !slices.Equal(l, leases) {
+					t.Errorf("leases %v, %v", l, err)
+				}
+				if v, err := s.Meta("duid"); err != nil || string(v) != "0001" {
+					t.Errorf("duid %q, %v", v, err)
+				}
+				old, err := s.Revision(1)
+				if err != nil {
+					t.Fatalf("revision 1: %v", err)
+				}
+				if d := specDiff(bigSpec(19), old); d != "" {
+					t.Errorf("revision 1:\n%s", d)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("mode %v, %v", info.Mode(), err)
+			}
+		})
+	}
+}
+
+func TestAMigratedFileSaysTheSameAsOneOfToday(t *testing.T) {
+	contents := func(path string) map[string]string {
+		s := openTest(t, path, testOptions())
+		all := map[string]string{}
+		err := s.view(func(tx *bolt.Tx) error {
+			return tx.Bucket([]byte(kindInst)).ForEach(func(k, v []byte) error {
+				all[string(k)] = string(v)
+				return nil
+			})
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustCommit(t, s, bigSpec(19), "apply")
-		mustCommit(t, s, want, "enrol")
-		if err := errors.Join(s.PutLeases(context.Background(), leases...), s.PutMeta(context.Background(), "duid", []byte("0001"))); err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(os.RemoveAll("testdata/schema1.db"), rewrite(s.db, "testdata/schema1.db"), s.Close(), os.Chmod("testdata/schema1.db", 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		return all
 	}
-	path := copyFixture(t)
-	s := openTest(t, path, testOptions())
-	got, n := s.State()
-	if d := specDiff(want, got); d != "" || n != 2 {
-		t.Errorf("revision %d\n%s", n, d)
-	}
-	if l, err := s.Leases(); err != nil || !slices.Equal(l, leases) {
-		t.Errorf("leases %v, %v", l, err)
-	}
-	if v, err := s.Meta("duid"); err != nil || string(v) != "0001" {
-		t.Errorf("duid %q, %v", v, err)
-	}
-	if old, err := s.Revision(1); err != nil || len(old.VPCs[0].Instances) != 19 {
-		t.Errorf("revision 1: %v", err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	old, today := contents(copyFixture(t, fixtures[0])), contents(copyFixture(t, fixtures[schemaVersion-1]))
+	if d := cmp.Diff(today, old); d != "" {
+		t.Error(d)
 	}
 }
 
 func TestAnOlderFileIsMigratedAndACopyKept(t *testing.T) {
-	path := copyFixture(t)
+	path := copyFixture(t, fixtures[0])
 	opt := testOptions()
 	opt.schema = 3
 	var ran []string
@@ -403,7 +473,7 @@ func TestAnOlderFileIsMigratedAndACopyKept(t *testing.T) {
 		t.Errorf("ran %v", ran)
 	}
 	_, err := Open(path, testOptions())
-	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "its schema is 3, this one knows 1") {
+	if !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "its schema is 3, this one knows 2") {
 		t.Errorf("the older program on the newer file: %v", err)
 	}
 	s := openTest(t, path+".schema1", testOptions())
@@ -413,7 +483,7 @@ func TestAnOlderFileIsMigratedAndACopyKept(t *testing.T) {
 }
 
 func TestAMigrationThatFailsChangesNothing(t *testing.T) {
-	path := copyFixture(t)
+	path := copyFixture(t, fixtures[0])
 	opt := testOptions()
 	opt.schema = 3
 	opt.migrations = []func(*bolt.Tx) error{
@@ -492,7 +562,13 @@ func TestADamagedFileIsRefusedAndLeftAlone(t *testing.T) {
 
 // TestRandomDamageIsAnErrorOrAStoreThatWorks overwrites single pages and single bytes: nothing of it may end the process.
 func TestRandomDamageIsAnErrorOrAStoreThatWorks(t *testing.T) {
-	whole, err := os.ReadFile("testdata/schema1.db")
+	for _, name := range fixtures {
+		t.Run(filepath.Base(name), func(t *testing.T) { testRandomDamage(t, name) })
+	}
+}
+
+func testRandomDamage(t *testing.T, name string) {
+	whole, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -90,12 +91,8 @@ func (s *Store) Events(from uint64, max int) ([]Event, error) {
 
 // putHistory keeps what the objects were before revision n, so that revision n-1 can be read back.
 func putHistory(tx *bolt.Tx, n uint64, undo []objectState, keep int) error {
-	data, err := json.Marshal(undo)
-	if err != nil {
-		return fmt.Errorf("encode history: %w", err)
-	}
 	b := tx.Bucket(bucketHistory)
-	if err := b.Put(uintKey(n), data); err != nil {
+	if err := b.Put(uintKey(n), encodeUndo(undo)); err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
 	return forget(b, n, keep)
@@ -114,12 +111,14 @@ func (s *Store) Revision(n uint64) (*vpc.Spec, error) {
 		if err != nil {
 			return err
 		}
+		before := map[string]map[string][]byte{}
 		for r := cur; r > n; r-- {
-			if err := all.undo(tx, r); err != nil {
+			if err := undo(tx, r, before); err != nil {
 				return err
 			}
 		}
-		spec, _, err = all.spec()
+		all.replace(before)
+		spec, err = all.spec()
 		return err
 	})
 	if err != nil {
@@ -128,25 +127,77 @@ func (s *Store) Revision(n uint64) (*vpc.Spec, error) {
 	return spec, nil
 }
 
-// undo takes revision n back.
-func (all objects) undo(tx *bolt.Tx, n uint64) error {
+// undo collects by kind and key what revision n replaced; nil: nothing was there.
+func undo(tx *bolt.Tx, n uint64, before map[string]map[string][]byte) error {
 	data := tx.Bucket(bucketHistory).Get(uintKey(n))
 	if data == nil {
 		return fmt.Errorf("%w: the oldest is %d", ErrNoRevision, n)
 	}
-	var before []objectState
-	if err := json.Unmarshal(data, &before); err != nil {
+	states, err := decodeUndo(data)
+	if err != nil {
 		return fmt.Errorf("decode history of revision %d: %w", n, err)
 	}
-	for _, o := range slices.Backward(before) {
-		switch {
-		case all[o.Kind] == nil:
+	for _, o := range slices.Backward(states) {
+		if !slices.Contains(kinds, o.Kind) {
 			return fmt.Errorf("history of revision %d: unknown kind %q", n, o.Kind)
-		case o.Value == nil:
-			delete(all[o.Kind], o.Key)
-		default:
-			all[o.Kind][o.Key] = o.Value
 		}
+		if before[o.Kind] == nil {
+			before[o.Kind] = map[string][]byte{}
+		}
+		before[o.Kind][o.Key] = o.Value
 	}
 	return nil
+}
+
+// replace puts objects in place of those with the same keys, or removes these.
+func (all objects) replace(before map[string]map[string][]byte) {
+	for kind, values := range before {
+		list := slices.DeleteFunc(all[kind], func(o object) bool {
+			_, other := values[string(o.key)]
+			return other
+		})
+		for key, value := range values {
+			if value != nil {
+				list = append(list, object{[]byte(key), value})
+			}
+		}
+		slices.SortFunc(list, func(a, b object) int { return bytes.Compare(a.key, b.key) })
+		all[kind] = list
+	}
+}
+
+// What a revision replaced is stored as the version 1 and a row of objects: kind, key, and the value with its length plus
+// one before it, or 0 if nothing was there. Until schema 2 it was a list in JSON, which begins with a bracket, or "null".
+const undoVersion = 1
+
+func encodeUndo(undo []objectState) []byte {
+	b := []byte{undoVersion}
+	for _, o := range undo {
+		b = appendString(appendString(b, o.Kind), o.Key)
+		b = append(appendLen(b, len(o.Value), o.Value == nil), o.Value...)
+	}
+	return b
+}
+
+// decodeUndo reads what a revision replaced in any of its forms.
+func decodeUndo(data []byte) ([]objectState, error) {
+	if len(data) == 0 {
+		return nil, errShort
+	}
+	var out []objectState
+	if data[0] != undoVersion {
+		return out, json.Unmarshal(data, &out)
+	}
+	r := reader{rest: data[1:], pool: newPool()}
+	for len(r.rest) > 0 {
+		o := objectState{Kind: r.name(), Key: r.string()}
+		if n, ok := r.len(); ok {
+			o.Value = r.take(uint64(n))
+		}
+		out = append(out, o)
+	}
+	if r.bad {
+		return nil, errShort
+	}
+	return out, nil
 }

@@ -200,7 +200,7 @@ func FuzzLease(f *testing.F) {
 	}
 	f.Add([]byte{10, 0, 0, 1}, []byte{leaseVersion})
 	f.Fuzz(func(t *testing.T, key, value []byte) {
-		l, err := decodeLease(key, value, intern{})
+		l, err := decodeLease(key, value, newPool())
 		if err != nil {
 			return
 		}
@@ -208,7 +208,7 @@ func FuzzLease(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := decodeLease(l.Address.AsSlice(), again, intern{})
+		back, err := decodeLease(l.Address.AsSlice(), again, newPool())
 		if err != nil || back != l {
 			t.Errorf("%+v became %+v (%v)", l, back, err)
 		}

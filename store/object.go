@@ -2,10 +2,10 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -19,7 +19,7 @@ import (
 // has a rank: its place among its siblings. Ranks have gaps, so that an object can come between two others without those
 // being written again.
 
-// record is how an object is stored.
+// record is how objects are stored, in JSON, but for instances: see instance.go.
 type record[T any] struct {
 	VPC  string `json:"vpc,omitempty"` // ID; none: a VPC itself, or a zone that several share
 	Rank uint64 `json:"rank"`
@@ -50,16 +50,34 @@ type objectState struct {
 	Value json.RawMessage `json:"value,omitempty"`
 }
 
-// changes are the objects to write for one revision, and the ranks that go with them.
+// changes are the objects to write for one revision.
 type changes struct {
-	put   []objectState // Value is the new value
-	drop  []objectState
-	ranks map[string]uint64 // new or changed
+	put  []objectState // Value is the new value
+	drop []objectState
+}
+
+// ranks tells the rank of a stored object.
+type ranks func(kind, key string) uint64
+
+// ranksIn reads ranks from the file: few are ever asked for.
+func ranksIn(tx *bolt.Tx) ranks {
+	return func(kind, key string) uint64 {
+		value := tx.Bucket([]byte(kind)).Get([]byte(key))
+		if kind == kindInst && len(value) > 0 && value[0] == instanceVersion {
+			r := reader{rest: value[1:]}
+			return r.uint()
+		}
+		var r record[json.RawMessage]
+		if err := json.Unmarshal(value, &r); err != nil {
+			return 0 // it gets a new one
+		}
+		return r.Rank
+	}
 }
 
 // diff returns what has to be written to get from old to new. Objects that both share by pointer are skipped.
-func diff(old, new *vpc.Spec, ranks map[string]uint64) (*changes, error) {
-	c := &changes{ranks: map[string]uint64{}}
+func diff(old, new *vpc.Spec, ranks ranks) (*changes, error) {
+	c := &changes{}
 	if err := diffList(c, ranks, kindVPC, "", old.VPCs, new.VPCs, func(v *vpc.VPCSpec) string { return v.ID }, bare); err != nil {
 		return nil, err
 	}
@@ -104,7 +122,7 @@ func bare(v *vpc.VPCSpec) *vpc.VPCSpec {
 	return &own
 }
 
-func (c *changes) diffChildren(ranks map[string]uint64, id string, old, new *vpc.VPCSpec) error {
+func (c *changes) diffChildren(ranks ranks, id string, old, new *vpc.VPCSpec) error {
 	if err := diffList(c, ranks, kindVSwitch, id, old.VSwitches, new.VSwitches, func(w *vpc.VSwitchSpec) string { return w.ID }, same); err != nil {
 		return err
 	}
@@ -125,7 +143,7 @@ func (c *changes) diffChildren(ranks map[string]uint64, id string, old, new *vpc
 
 // diffList compares two lists of siblings. What they share at their beginning and end costs one comparison of pointers
 // per object and no memory.
-func diffList[T any](c *changes, ranks map[string]uint64, kind, vpcID string, old, new []*T, id func(*T) string, stored func(*T) *T) error {
+func diffList[T any](c *changes, ranks ranks, kind, vpcID string, old, new []*T, id func(*T) string, stored func(*T) *T) error {
 	head := 0
 	for head < len(old) && head < len(new) && old[head] == new[head] {
 		head++
@@ -145,10 +163,10 @@ func diffList[T any](c *changes, ranks map[string]uint64, kind, vpcID string, ol
 	// The ranks of what stays put on either side bound those in between.
 	low, high := uint64(0), uint64(0)
 	if head > 0 {
-		low = ranks[id(new[head-1])]
+		low = ranks(kind, id(new[head-1]))
 	}
 	if tail > 0 {
-		high = ranks[id(new[len(new)-tail])]
+		high = ranks(kind, id(new[len(new)-tail]))
 	}
 	keys := make([]string, len(after))
 	for i, n := range after {
@@ -160,7 +178,7 @@ func diffList[T any](c *changes, ranks map[string]uint64, kind, vpcID string, ol
 		if was[k] == nil {
 			return 0
 		}
-		return ranks[k]
+		return ranks(kind, k)
 	}, low, high)
 	if !ok {
 		// No room left between two neighbours: give the whole list new ranks.
@@ -172,7 +190,7 @@ func diffList[T any](c *changes, ranks map[string]uint64, kind, vpcID string, ol
 			return fmt.Errorf("two of kind %s have the ID %s", kind, keys[i])
 		}
 		seen[keys[i]] = true
-		if was[keys[i]] == n && ranks[keys[i]] == placed[i] {
+		if was[keys[i]] == n && ranks(kind, keys[i]) == placed[i] {
 			continue
 		}
 		if err := putRecord(c, kind, keys[i], vpcID, placed[i], stored(n)); err != nil {
@@ -204,11 +222,16 @@ func renumber[T any](c *changes, kind, vpcID string, old, new []*T, id func(*T) 
 }
 
 func putRecord[T any](c *changes, kind, key, vpcID string, rank uint64, spec *T) error {
-	data, err := json.Marshal(record[*T]{vpcID, rank, spec})
+	var data []byte
+	var err error
+	if inst, ok := any(spec).(*vpc.InstanceSpec); ok {
+		data, err = encodeInstance(vpcID, rank, inst)
+	} else {
+		data, err = json.Marshal(record[*T]{vpcID, rank, spec})
+	}
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", kind, key, err)
 	}
-	c.ranks[key] = rank
 	c.put = append(c.put, objectState{kind, key, data})
 	return nil
 }
@@ -296,26 +319,21 @@ func (c *changes) write(tx *bolt.Tx) ([]objectState, error) {
 	return undo, nil
 }
 
-// apply takes the changes over into the ranks in memory, once they are stored.
-func (c *changes) apply(ranks map[string]uint64) {
-	for _, o := range c.drop {
-		delete(ranks, o.Key)
-	}
-	for k, r := range c.ranks {
-		ranks[k] = r
-	}
+// object is one that is stored; it is valid as long as the transaction.
+type object struct {
+	key, value []byte
 }
 
-// objects are the stored values by kind and ID.
-type objects map[string]map[string][]byte
+// objects are those that are stored, by kind and in the order of their keys.
+type objects map[string][]object
 
-// loadObjects reads every object; the values are valid as long as the transaction.
+// loadObjects reads every object.
 func loadObjects(tx *bolt.Tx) (objects, error) {
 	all := objects{}
 	for _, kind := range kinds {
-		all[kind] = map[string][]byte{}
-		err := tx.Bucket([]byte(kind)).ForEach(func(k, v []byte) error {
-			all[kind][string(k)] = v
+		b := tx.Bucket([]byte(kind))
+		err := b.ForEach(func(k, v []byte) error {
+			all[kind] = append(all[kind], object{k, v})
 			return nil
 		})
 		if err != nil {
@@ -325,45 +343,44 @@ func loadObjects(tx *bolt.Tx) (objects, error) {
 	return all, nil
 }
 
-func loadSpec(tx *bolt.Tx) (*vpc.Spec, map[string]uint64, error) {
+func loadSpec(tx *bolt.Tx) (*vpc.Spec, error) {
 	all, err := loadObjects(tx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	return all.spec()
 }
 
 // spec puts the tree together.
-func (all objects) spec() (*vpc.Spec, map[string]uint64, error) {
-	ranks := map[string]uint64{}
+func (all objects) spec() (*vpc.Spec, error) {
 	spec := &vpc.Spec{}
-	vpcs, err := decode[vpc.VPCSpec](all, kindVPC, ranks)
+	vpcs, err := decode(all, kindVPC, decodeRecord[vpc.VPCSpec])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	parents := map[string]*vpc.VPCSpec{}
 	for _, r := range vpcs {
 		parents[r.key] = r.spec
 		spec.VPCs = append(spec.VPCs, r.spec)
 	}
-	if err := attach(all, kindVSwitch, ranks, parents, func(v *vpc.VPCSpec, w *vpc.VSwitchSpec) { v.VSwitches = append(v.VSwitches, w) }); err != nil {
-		return nil, nil, err
+	if err := attach(all, kindVSwitch, decodeRecord[vpc.VSwitchSpec], parents, func(v *vpc.VPCSpec) *[]*vpc.VSwitchSpec { return &v.VSwitches }); err != nil {
+		return nil, err
 	}
-	if err := attach(all, kindGroup, ranks, parents, func(v *vpc.VPCSpec, g *vpc.GroupSpec) { v.SecurityGroups = append(v.SecurityGroups, g) }); err != nil {
-		return nil, nil, err
+	if err := attach(all, kindGroup, decodeRecord[vpc.GroupSpec], parents, func(v *vpc.VPCSpec) *[]*vpc.GroupSpec { return &v.SecurityGroups }); err != nil {
+		return nil, err
 	}
-	if err := attach(all, kindList, ranks, parents, func(v *vpc.VPCSpec, l *vpc.PrefixListSpec) { v.PrefixLists = append(v.PrefixLists, l) }); err != nil {
-		return nil, nil, err
+	if err := attach(all, kindList, decodeRecord[vpc.PrefixListSpec], parents, func(v *vpc.VPCSpec) *[]*vpc.PrefixListSpec { return &v.PrefixLists }); err != nil {
+		return nil, err
 	}
-	if err := attach(all, kindACL, ranks, parents, func(v *vpc.VPCSpec, a *vpc.ACLSpec) { v.NetworkACLs = append(v.NetworkACLs, a) }); err != nil {
-		return nil, nil, err
+	if err := attach(all, kindACL, decodeRecord[vpc.ACLSpec], parents, func(v *vpc.VPCSpec) *[]*vpc.ACLSpec { return &v.NetworkACLs }); err != nil {
+		return nil, err
 	}
-	if err := attach(all, kindInst, ranks, parents, func(v *vpc.VPCSpec, i *vpc.InstanceSpec) { v.Instances = append(v.Instances, i) }); err != nil {
-		return nil, nil, err
+	if err := attach(all, kindInst, decodeInstance, parents, func(v *vpc.VPCSpec) *[]*vpc.InstanceSpec { return &v.Instances }); err != nil {
+		return nil, err
 	}
-	zones, err := decode[vpc.PrivateZoneSpec](all, kindZone, ranks)
+	zones, err := decode(all, kindZone, decodeRecord[vpc.PrivateZoneSpec])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, z := range zones {
 		if z.vpc == "" {
@@ -372,18 +389,18 @@ func (all objects) spec() (*vpc.Spec, map[string]uint64, error) {
 		}
 		v := parents[z.vpc]
 		if v == nil {
-			return nil, nil, orphan(kindZone, z.key, z.vpc)
+			return nil, orphan(kindZone, z.key, z.vpc)
 		}
 		v.PrivateZones = append(v.PrivateZones, z.spec)
 	}
-	if data, ok := all[kindTests][testsKey]; ok {
+	for _, o := range all[kindTests] {
 		var r record[[]*vpc.TestSpec]
-		if err := json.Unmarshal(data, &r); err != nil {
-			return nil, nil, fmt.Errorf("decode tests: %w", err)
+		if err := json.Unmarshal(o.value, &r); err != nil {
+			return nil, fmt.Errorf("decode tests: %w", err)
 		}
 		spec.Tests = r.Spec
 	}
-	return spec, ranks, nil
+	return spec, nil
 }
 
 // decoded is an object that has been read.
@@ -393,62 +410,68 @@ type decoded[T any] struct {
 	spec     *T
 }
 
+// decodeRecord reads an object that is stored in JSON.
+func decodeRecord[T any](o object, _ *pool) (decoded[T], error) {
+	var r record[*T]
+	if err := json.Unmarshal(o.value, &r); err != nil {
+		return decoded[T]{}, err
+	}
+	if r.Spec == nil {
+		return decoded[T]{}, errors.New("it is empty")
+	}
+	return decoded[T]{string(o.key), r.VPC, r.Rank, r.Spec}, nil
+}
+
 // decode returns the objects of a kind in the order of their ranks.
-func decode[T any](all objects, kind string, ranks map[string]uint64) ([]decoded[T], error) {
-	keys := slices.Collect(maps.Keys(all[kind]))
-	out := make([]decoded[T], len(keys))
-	if err := inParallel(len(keys), func(i int) error {
-		var r record[*T]
-		if err := json.Unmarshal(all[kind][keys[i]], &r); err != nil {
-			return fmt.Errorf("decode %s %s: %w", kind, keys[i], err)
+func decode[T any](all objects, kind string, one func(object, *pool) (decoded[T], error)) ([]decoded[T], error) {
+	list := all[kind]
+	byKey := make([]decoded[T], len(list))
+	if err := inParallel(len(list), func(from, to int) error {
+		p := newPool()
+		for i := from; i < to; i++ {
+			var err error
+			if byKey[i], err = one(list[i], p); err != nil {
+				return fmt.Errorf("decode %s %s: %w", kind, list[i].key, err)
+			}
 		}
-		if r.Spec == nil {
-			return fmt.Errorf("decode %s %s: it is empty", kind, keys[i])
-		}
-		out[i] = decoded[T]{keys[i], r.VPC, r.Rank, r.Spec}
 		return nil
 	}); err != nil {
 		return nil, err
 	}
-	for _, o := range out {
-		ranks[o.key] = o.rank
+	type place struct {
+		rank uint64
+		at   int
 	}
-	slices.SortFunc(out, func(a, b decoded[T]) int {
-		if a.rank != b.rank {
-			if a.rank < b.rank {
-				return -1
-			}
-			return 1
-		}
-		return bytes.Compare([]byte(a.key), []byte(b.key))
-	})
+	order := make([]place, len(byKey))
+	for i, o := range byKey {
+		order[i] = place{o.rank, i}
+	}
+	slices.SortFunc(order, func(a, b place) int { return cmp.Or(cmp.Compare(a.rank, b.rank), a.at-b.at) })
+	out := make([]decoded[T], len(byKey))
+	for i, p := range order {
+		out[i] = byKey[p.at]
+	}
 	return out, nil
 }
 
-// inParallel calls f for every number below n, on all processors: most of the time that a gateway takes to start is
-// reading instances. A fault of the mapped file becomes an error as in guard, which sees its own goroutine's alone.
-func inParallel(n int, f func(int) error) error {
+// inParallel calls f for ranges of the numbers below n, on all processors. A fault of the mapped file becomes an error as in
+// guard, which sees its own goroutine's alone.
+func inParallel(n int, f func(from, to int) error) error {
 	workers := min(runtime.GOMAXPROCS(0), 1+n/1000)
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			errs[w] = guard(func() error {
-				for i := w * n / workers; i < (w+1)*n/workers; i++ {
-					if err := f(i); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			errs[w] = guard(func() error { return f(w*n/workers, (w+1)*n/workers) })
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func attach[T any](all objects, kind string, ranks map[string]uint64, parents map[string]*vpc.VPCSpec, add func(*vpc.VPCSpec, *T)) error {
-	list, err := decode[T](all, kind, ranks)
+// attach reads the objects of a kind into their VPCs' lists.
+func attach[T any](all objects, kind string, one func(object, *pool) (decoded[T], error), parents map[string]*vpc.VPCSpec, in func(*vpc.VPCSpec) *[]*T) error {
+	list, err := decode(all, kind, one)
 	if err != nil {
 		return err
 	}
@@ -457,7 +480,8 @@ func attach[T any](all objects, kind string, ranks map[string]uint64, parents ma
 		if v == nil {
 			return orphan(kind, o.key, o.vpc)
 		}
-		add(v, o.spec)
+		siblings := in(v)
+		*siblings = append(*siblings, o.spec)
 	}
 	return nil
 }

@@ -79,8 +79,7 @@ type Store struct {
 
 	current atomic.Pointer[revision]
 
-	commit sync.Mutex        // held from reading the current revision to replacing it
-	ranks  map[string]uint64 // by ID; guarded by commit
+	commit sync.Mutex // held from reading the current revision to replacing it
 
 	watch    sync.Mutex
 	watchers map[chan struct{}]bool
@@ -117,7 +116,7 @@ func (s *Store) Commit(ctx context.Context, base uint64, spec *vpc.Spec, a Audit
 	if base != cur.number {
 		return 0, fmt.Errorf("commit on revision %d: %w: it is at revision %d", base, ErrConflict, cur.number)
 	}
-	plan, err := diff(cur.spec, spec, s.ranks)
+	plan, err := s.diff(cur.spec, spec)
 	if err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
@@ -142,16 +141,24 @@ func (s *Store) Commit(ctx context.Context, base uint64, spec *vpc.Spec, a Audit
 		s.resync()
 		return 0, fmt.Errorf("commit revision %d: %w", next.number, err)
 	}
-	s.adopt(next, plan)
+	s.adopt(next)
 	return next.number, nil
+}
+
+// diff compares what is stored with what shall be.
+func (s *Store) diff(old, new *vpc.Spec) (plan *changes, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		plan, err = diff(old, new, ranksIn(tx))
+		return err
+	})
+	return plan, err
 }
 
 // errSame rolls a transaction back that would change nothing.
 var errSame = errors.New("nothing to change")
 
 // adopt makes a revision that has just been stored the current one.
-func (s *Store) adopt(r *revision, plan *changes) {
-	plan.apply(s.ranks)
+func (s *Store) adopt(r *revision) {
 	s.current.Store(r)
 	s.wake()
 }
@@ -161,17 +168,15 @@ func (s *Store) adopt(r *revision, plan *changes) {
 func (s *Store) resync() {
 	var n uint64
 	var spec *vpc.Spec
-	var ranks map[string]uint64
 	err := s.view(func(tx *bolt.Tx) (err error) {
 		if n = getUint(tx.Bucket(bucketMeta), keyRevision); n != s.current.Load().number {
-			spec, ranks, err = loadSpec(tx)
+			spec, err = loadSpec(tx)
 		}
 		return err
 	})
 	if err != nil || spec == nil {
 		return // unchanged, or unreadable: what was last known to be stored stays in force
 	}
-	s.ranks = ranks
 	s.current.Store(&revision{spec, n})
 	s.wake()
 }

@@ -613,7 +613,7 @@ func TestOneMoreInstanceWritesOneObject(t *testing.T) {
 	s := newStore(t)
 	cur := bigSpec(10_000)
 	mustCommit(t, s, cur, "apply")
-	plan, err := diff(cur, withInstance(cur, 10_000), s.ranks)
+	plan, err := s.diff(cur, withInstance(cur, 10_000))
 	if err != nil {
 		t.Fatal(err)
 	}
