@@ -18,6 +18,8 @@ BIN     := bin/gatehouse
 RUNTIME_PACKAGES := iptables ipset
 DEMO_PACKAGES    := $(RUNTIME_PACKAGES) iproute2 isc-dhcp-client dnsutils iputils-ping util-linux procps hostname
 TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc dhcpcd-base systemd git conntrack gcc libc6-dev
+# … of which nothing may start on this host.
+TEST_SERVICES    := isc-dhcp-relay
 
 # build
 .PHONY: build
@@ -39,6 +41,7 @@ endef
 deps-runtime: ; $(call install_packages,$(RUNTIME_PACKAGES))
 deps-demo:    ; $(call install_packages,$(DEMO_PACKAGES))
 deps-test:    ; $(call install_packages,$(TEST_PACKAGES))
+	$(call install_peers,$(TEST_SERVICES))
 
 .PHONY: need-root
 need-root:
