@@ -110,9 +110,9 @@ func TestSecondariesAreToldOfChanges(t *testing.T) {
 	}
 	s.notifier.telling.Wait()
 
-	spec = notifying()
-	spec.VPCs[1].Domain = "elsewhere.internal"
-	put(spec, 51) // nothing of theirs
+	other := *spec.VPCs[1]
+	other.Domain = "elsewhere.internal"
+	put(&vpc.Spec{VPCs: []*vpc.VPCSpec{spec.VPCs[0], &other, spec.VPCs[2]}}, 51) // nothing of theirs
 	changed := notifying()
 	changed.VPCs[0].PrivateZones[0].Records[0].TTL = 61
 	put(changed, 52)
