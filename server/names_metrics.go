@@ -18,6 +18,7 @@ var (
 	descWaiting   = prometheus.NewDesc("gatehouse_dns_waiting", "Questions that wait for an answer from elsewhere.", nil, nil)
 	descConns     = prometheus.NewDesc("gatehouse_dns_connections", "TCP connections of clients.", nil, nil)
 	descDown      = prometheus.NewDesc("gatehouse_dns_listeners_down", "Addresses that should be served and are not.", nil, nil)
+	descWaited    = prometheus.NewDesc("gatehouse_dns_wait_seconds", "How long replies took that had to wait for an answer from elsewhere.", nil, nil)
 	descUpstream  = prometheus.NewDesc("gatehouse_dns_upstream_healthy", "1 when an upstream answers.", []string{"upstream"}, nil)
 	descRoundTrip = prometheus.NewDesc("gatehouse_dns_upstream_seconds", "Smoothed round trip time to an upstream.", []string{"upstream"}, nil)
 	descAsked     = prometheus.NewDesc("gatehouse_dns_upstream_queries_total", "Questions to an upstream.", []string{"upstream", "result"}, nil)
@@ -52,6 +53,14 @@ func (c nameCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descWaiting, float64(s.Waiting))
 	gauge(descConns, float64(s.Connections))
 	gauge(descDown, float64(s.ListenersDown))
+	buckets, waited := map[float64]uint64{}, uint64(0)
+	for i, n := range s.Waited {
+		waited += n
+		if i < len(dns.WaitBounds) {
+			buckets[dns.WaitBounds[i]] = waited
+		}
+	}
+	ch <- prometheus.MustNewConstHistogram(descWaited, waited, s.WaitedSum, buckets)
 	for _, u := range s.Upstreams {
 		healthy := 0.0
 		if u.Healthy {

@@ -3,7 +3,6 @@ package dns
 import (
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,14 +10,17 @@ import (
 	miekg "github.com/miekg/dns"
 )
 
-// queryLogRate is how many questions a second are logged at most, of all VPCs together.
+// queryLogRate is how many questions of a VPC are logged a second at most.
 const queryLogRate = 100
 
 // queryLog writes down who asked what, for the VPCs that it is switched on for.
 type queryLog struct {
 	log  *slog.Logger
-	vpcs atomic.Pointer[[]string] // names; nil: none
+	vpcs atomic.Pointer[map[string]*queryCount] // by name; nil: none
+}
 
+// queryCount counts the lines of one VPC.
+type queryCount struct {
 	mu     sync.Mutex
 	second int64 // the one that is being counted
 	lines  int   // in it
@@ -31,33 +33,49 @@ func (l *queryLog) set(vpcs []string) {
 		l.vpcs.Store(nil)
 		return
 	}
-	l.vpcs.Store(new(slices.Clone(vpcs)))
-}
-
-// wants reports whether the questions of the view's VPC are logged.
-func (l *queryLog) wants(v *View) bool {
-	vpcs := l.vpcs.Load()
-	return vpcs != nil && v != nil && slices.Contains(*vpcs, v.vpc.Name)
-}
-
-// write logs one question and its answer.
-func (l *queryLog) write(v *View, q *Query, client netip.Addr, rcode int, source string, now time.Time) {
-	l.mu.Lock()
-	if s := now.Unix(); s != l.second {
-		l.second, l.lines = s, 0
+	counts := make(map[string]*queryCount, len(vpcs))
+	for _, name := range vpcs {
+		counts[name] = &queryCount{}
 	}
-	if l.lines >= queryLogRate {
-		l.left++
-		l.mu.Unlock()
+	l.vpcs.Store(&counts)
+}
+
+// of returns the count of the view's VPC, nil if its questions are not logged.
+func (l *queryLog) of(v *View) *queryCount {
+	if counts := l.vpcs.Load(); counts != nil && v != nil {
+		return (*counts)[v.vpc.Name]
+	}
+	return nil
+}
+
+// admit counts a line and reports whether it may be written, and how many were left out before it.
+func (c *queryCount) admit(now time.Time) (left int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := now.Unix(); s != c.second {
+		c.second, c.lines = s, 0
+	}
+	if c.lines >= queryLogRate {
+		c.left++
+		return 0, false
+	}
+	c.lines++
+	left, c.left = c.left, 0
+	return left, true
+}
+
+// write logs one question and its answer if that is wanted.
+func (l *queryLog) write(v *View, q *Query, client netip.Addr, rcode int, source string, now time.Time) {
+	count := l.of(v)
+	if count == nil {
 		return
 	}
-	l.lines++
-	left := l.left
-	l.left = 0
-	l.mu.Unlock()
+	left, ok := count.admit(now)
 	if left > 0 {
-		l.log.Info("DNS queries that were too many to log", "count", left)
+		l.log.Info("DNS queries that were too many to log", "vpc", v.vpc.Name, "count", left)
 	}
-	l.log.Info("DNS query", "vpc", v.vpc.Name, "client", client, "name", q.Name(), "type", miekg.Type(q.Type).String(),
-		"rcode", miekg.RcodeToString[rcode], "source", source)
+	if ok {
+		l.log.Info("DNS query", "vpc", v.vpc.Name, "client", client, "name", q.Name(), "type", miekg.Type(q.Type).String(),
+			"rcode", miekg.RcodeToString[rcode], "source", source)
+	}
 }

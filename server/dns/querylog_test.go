@@ -13,7 +13,7 @@ import (
 func TestQueriesOfAVPCAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		s, err := New(Config{Logger: slog.New(slog.NewTextHandler(&out, nil)), QueryLog: []string{"research"}})
+		s, err := New(Config{Logger: slog.New(slog.NewTextHandler(&out, nil)), QueryLog: []string{"research", "silent"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,9 +56,13 @@ func TestQueriesOfAVPCAreLogged(t *testing.T) {
 		if got := lines(); len(got) != queryLogRate {
 			t.Errorf("%d lines in a second, want %d", len(got), queryLogRate)
 		}
+		ask("vpc-c", "web-1.lab-1.ecs.internal.")
+		if got := lines(); len(got) != 1 || !strings.Contains(got[0], "vpc=silent") {
+			t.Errorf("another VPC's question beside them: %q", got)
+		}
 		time.Sleep(time.Second)
 		ask("vpc-a", "web-1.research.internal.")
-		if got := lines(); len(got) != 2 || !strings.Contains(got[0], "count=200") {
+		if got := lines(); len(got) != 2 || !strings.Contains(got[0], "vpc=research count=200") {
 			t.Errorf("afterwards %q", got)
 		}
 		s.SetQueryLog(nil)

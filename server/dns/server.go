@@ -428,7 +428,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 // answered counts a reply, and logs it if it is to be.
 func (s *Server) answered(v *View, q *Query, src netip.Addr, out Outcome) {
 	s.counters.answered(out)
-	if s.queries.wants(v) {
+	if s.queries.of(v) != nil {
 		s.queries.write(v, q, src, out.Rcode, out.Source, s.now())
 	}
 }
@@ -461,6 +461,7 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 		send(appendError(nil, d.query, miekg.RcodeServerFailure))
 		return
 	}
+	began := s.now()
 	go func() {
 		defer s.waiting.leave(d.view.vpc.ID, src)
 		if d.update != nil {
@@ -471,6 +472,7 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 		}
 		reply, out := s.resolver.complete(ctx, d.view, src, d.query, d.local, d.out, d.limit)
 		s.answered(d.view, d.query, src, out)
+		s.counters.wait(s.now().Sub(began))
 		send(reply)
 	}()
 }

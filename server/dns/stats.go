@@ -2,6 +2,7 @@ package dns
 
 import (
 	"sync/atomic"
+	"time"
 
 	miekg "github.com/miekg/dns"
 )
@@ -24,7 +25,14 @@ type Stats struct {
 	Evicted       uint64 // connections that were closed to make room for others
 	Upstreams     []UpstreamStats
 	ListenersDown int
+
+	Waited    [len(WaitBounds) + 1]uint64 // replies that had to wait for others, by how long
+	WaitedSum float64                     // seconds, of all of them
 }
+
+// WaitBounds are the upper bounds of Stats.Waited's buckets, in seconds; the last bucket has none. All other replies leave in
+// microseconds.
+var WaitBounds = [...]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5}
 
 type counters struct {
 	rcodes    [24]atomic.Uint64 // the last for all that are not known
@@ -32,6 +40,18 @@ type counters struct {
 	ignored   atomic.Uint64
 	limited   atomic.Uint64
 	overload  atomic.Uint64
+	waited    [len(WaitBounds) + 1]atomic.Uint64
+	waitedSum atomic.Int64 // nanoseconds
+}
+
+// wait counts a reply that has waited for others.
+func (c *counters) wait(took time.Duration) {
+	i := 0
+	for i < len(WaitBounds) && took.Seconds() > WaitBounds[i] {
+		i++
+	}
+	c.waited[i].Add(1)
+	c.waitedSum.Add(int64(took))
 }
 
 func (c *counters) count(rcode int) {
@@ -60,6 +80,10 @@ func (s *Server) Stats() Stats {
 		Rebinding:   s.resolver.refused.Load(),
 		Upstreams:   s.resolver.stats(),
 	}
+	for i := range st.Waited {
+		st.Waited[i] = s.counters.waited[i].Load()
+	}
+	st.WaitedSum = time.Duration(s.counters.waitedSum.Load()).Seconds()
 	st.Connections, st.Evicted = s.conns.size()
 	for rcode := range s.counters.rcodes {
 		if n := s.counters.rcodes[rcode].Load(); n > 0 {
