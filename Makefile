@@ -17,7 +17,7 @@ BIN     := bin/gatehouse
 # What the program needs at run time, what the demo's guests need, and what the tests run beside it.
 RUNTIME_PACKAGES := iptables ipset
 DEMO_PACKAGES    := $(RUNTIME_PACKAGES) iproute2 isc-dhcp-client dnsutils iputils-ping util-linux procps hostname
-TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc dhcpcd-base systemd git conntrack gcc libc6-dev
+TEST_PACKAGES    := $(DEMO_PACKAGES) udhcpc dhcpcd-base systemd git conntrack gcc libc6-dev bind9-host ldnsutils knot-dnsutils dbus
 # … of which nothing may start on this host.
 TEST_SERVICES    := isc-dhcp-relay
 
@@ -37,10 +37,24 @@ define install_packages
 	fi
 endef
 
+# systemd-resolved takes over the name resolution of the machine that it is installed on: tests run a copy of it, of
+# systemd's own version as long as that can be had.
+RESOLVED := bin/resolved
+define copy_resolved
+	@[ -x /usr/lib/systemd/systemd-resolved ] || [ -x $(RESOLVED)/usr/bin/resolvectl ] || { \
+		echo "copying systemd-resolved to $(RESOLVED)"; \
+		dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cd $$dir && \
+		fetch() { apt-get -qq -o APT::Sandbox::User=root download "systemd-resolved=$$(dpkg-query -W -f '$${Version}' systemd)"; }; \
+		{ fetch 2>/dev/null || { apt-get update -qq && { fetch || apt-get -qq -o APT::Sandbox::User=root download systemd-resolved; }; }; } && \
+		dpkg -x *.deb x && mkdir -p $(CURDIR)/$(RESOLVED) && cp -a x/. $(CURDIR)/$(RESOLVED)/; \
+	}
+endef
+
 .PHONY: deps-runtime deps-demo deps-test
 deps-runtime: ; $(call install_packages,$(RUNTIME_PACKAGES))
 deps-demo:    ; $(call install_packages,$(DEMO_PACKAGES))
 deps-test:    ; $(call install_packages,$(TEST_PACKAGES))
+	$(call copy_resolved)
 	$(call install_peers,$(TEST_SERVICES))
 
 .PHONY: need-root
