@@ -1,11 +1,13 @@
 package acceptance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,8 +42,12 @@ vpcs:
   - {name: peer, interfaces: [{mac: 00:16:3e:00:00:01, vswitch: bridged, privateIp: 10.20.1.10, ipv6Addresses: ["fd00:20:0:1::10"], securityGroups: [open]}]}
   - {name: dhclient-bridged, interfaces: [{mac: 00:16:3e:00:01:01, vswitch: bridged, securityGroups: [open]}]}
   - {name: udhcpc-bridged, interfaces: [{mac: 00:16:3e:00:01:02, vswitch: bridged, securityGroups: [open]}]}
+  - {name: dhcpcd-bridged, interfaces: [{mac: 00:16:3e:00:01:03, vswitch: bridged, securityGroups: [open]}]}
+  - {name: networkd-bridged, interfaces: [{mac: 00:16:3e:00:01:04, vswitch: bridged, securityGroups: [open]}]}
   - {name: dhclient-plain, interfaces: [{mac: 00:16:3e:00:02:01, vswitch: plain, securityGroups: [open]}]}
   - {name: udhcpc-plain, interfaces: [{mac: 00:16:3e:00:02:02, vswitch: plain, securityGroups: [open]}]}
+  - {name: dhcpcd-plain, interfaces: [{mac: 00:16:3e:00:02:03, vswitch: plain, securityGroups: [open]}]}
+  - {name: networkd-plain, interfaces: [{mac: 00:16:3e:00:02:04, vswitch: plain, securityGroups: [open]}]}
   - {name: known, interfaces: [{mac: 00:16:3e:00:03:01, vswitch: closed, securityGroups: [open]}]}
 - name: other
   cidrBlock: 10.30.0.0/16
@@ -79,6 +85,8 @@ type client struct {
 	release string
 	crash   string // ends it as pulling the plug does
 	forget  string // drops what it remembers of its lease
+
+	told string // where it writes what it was told; empty: resolv.conf
 }
 
 const (
@@ -88,6 +96,15 @@ const (
 	busybox = "udhcpc -n -i eth0 -t 5 -T 1 -x hostname:$(hostname) -p /run/udhcpc.pid >/run/udhcpc.log 2>&1\n" +
 		"until grep -q udhcpc /proc/$(cat /run/udhcpc.pid)/comm 2>/dev/null; do sleep 0.02; done"
 )
+
+// networkd is systemd-networkd, which is ready long before it has an address.
+const networkd = `mount -o remount,bind,ro /sys
+rm -rf /etc/systemd/network
+mkdir -p /etc/systemd/network
+printf '[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n' > /etc/systemd/network/10.network
+setsid /lib/systemd/systemd-networkd >>/run/networkd.log 2>&1 &
+echo $! >/run/networkd.pid
+until ip -4 addr show dev eth0 | grep -q inet; do sleep 0.1; done`
 
 func clients() []client {
 	return []client{{
@@ -99,6 +116,17 @@ func clients() []client {
 		renew:   "kill -USR1 $(cat /run/udhcpc.pid)",
 		release: "kill -USR2 $(cat /run/udhcpc.pid)",
 		crash:   "kill -9 $(cat /run/udhcpc.pid)", forget: "true", // it remembers nothing
+	}, {
+		// It is several processes. Before it takes an address it asks who has it.
+		name: "dhcpcd", start: "dhcpcd -4 -q -w -t 60 -h $(hostname) eth0 >/run/dhcpcd.log 2>&1",
+		renew:   "dhcpcd -4 -N eth0 >>/run/dhcpcd.log 2>&1",
+		release: "dhcpcd -4 -k eth0 >>/run/dhcpcd.log 2>&1",
+		crash:   "p=$(cat /run/dhcpcd/eth0-4.pid) && kill -9 $p $(ps -o pid= --ppid $p)", forget: "rm /var/lib/dhcpcd/eth0.lease",
+	}, {
+		name: "networkd", start: networkd,
+		release: "kill $(cat /run/networkd.pid)",
+		crash:   "kill -9 $(cat /run/networkd.pid)", forget: "rm -r /run/systemd/netif",
+		told: "/run/systemd/netif/leases/*",
 	}}
 }
 
@@ -128,16 +156,31 @@ func (g *gateway) address(instance string) string {
 // has checks that a host got what belongs to a lease.
 func (g *gateway) has(s *netlab.Space, address string, bits int, router string) {
 	g.Helper()
-	if got := g.script(s, "ip -4 -o addr show dev eth0"); !strings.Contains(got, fmt.Sprintf(" %s/%d ", address, bits)) {
-		g.Errorf("%s: %q lacks %s/%d", s.Label, got, address, bits)
+	if err := errors.Join(g.configured(s, address, bits, router), g.resolves(s, router)); err != nil {
+		g.Error(err)
 	}
-	if got := g.script(s, "ip -4 route show default"); !strings.Contains(got, "via "+router+" dev eth0") {
-		g.Errorf("%s: the default route is %q, not via %s", s.Label, got, router)
+}
+
+// configured says why a host does not have an address and a default route; nil when it has.
+func (g *gateway) configured(s *netlab.Space, address string, bits int, router string) error {
+	addrs, err := s.Script(g.ctx, "ip -4 -o addr show dev eth0")
+	if err != nil || !strings.Contains(addrs, fmt.Sprintf(" %s/%d ", address, bits)) {
+		return fmt.Errorf("%s: %q lacks %s/%d (%v)", s.Label, addrs, address, bits, err)
 	}
-	conf := g.script(s, "cat /etc/resolv.conf")
-	if !strings.Contains(conf, "nameserver "+router+"\n") || !strings.Contains(conf, "lab.internal") {
-		g.Errorf("%s: resolv.conf lacks the gateway or the domain:\n%s", s.Label, conf)
+	routes, err := s.Script(g.ctx, "ip -4 route show default")
+	if err != nil || !strings.Contains(routes, "via "+router+" dev eth0") {
+		return fmt.Errorf("%s: the default route is %q, not via %s (%v)", s.Label, routes, router, err)
 	}
+	return nil
+}
+
+// resolves says what a host's resolv.conf lacks.
+func (g *gateway) resolves(s *netlab.Space, router string) error {
+	conf, err := s.Script(g.ctx, "cat /etc/resolv.conf")
+	if err != nil || !strings.Contains(conf, "nameserver "+router+"\n") || !strings.Contains(conf, "lab.internal") {
+		return fmt.Errorf("%s: resolv.conf lacks the gateway or the domain (%v):\n%s", s.Label, err, conf)
+	}
+	return nil
 }
 
 // expiry gives when the lease of an address ends.
@@ -152,80 +195,174 @@ func (g *gateway) expiry(address string) time.Time {
 	return at
 }
 
-func TestRealClientsLiveThroughTheirLeases(t *testing.T) {
-	t.Parallel()
-	g, lan, _ := clientGateway(t)
-	for _, on := range []struct {
-		vswitch, router string
-		bits            int
-		mac             string
-		plug            func(g *gateway, label, mac string) *netlab.Space
-	}{
-		{"bridged", "10.20.1.253", 24, "00:16:3e:00:01:", func(g *gateway, label, mac string) *netlab.Space {
-			return g.guest(label, "gh-bridged", mac)
-		}},
-		{"plain", "10.20.2.253", 32, "00:16:3e:00:02:", func(g *gateway, label, mac string) *netlab.Space {
-			s, err := g.lab.Guest(g.ctx, label, lan, portOf(label), "br0", mac)
+// attachment is a vSwitch of the lab as its guests see it.
+type attachment struct {
+	vswitch, router string
+	bits            int    // of an address's prefix
+	mac             string // of its guests, without the last octet
+	at              *netlab.Space
+	bridge          string // there, that guests are plugged into
+}
+
+func attachments(g *gateway, lan *netlab.Space) []attachment {
+	return []attachment{
+		{"bridged", "10.20.1.253", 24, "00:16:3e:00:01:", g.space, "gh-bridged"},
+		{"plain", "10.20.2.253", 32, "00:16:3e:00:02:", lan, "br0"},
+	}
+}
+
+// living is a guest with a client.
+type living struct {
+	client
+	attachment
+	*netlab.Space
+	address string
+}
+
+func (l *living) run(g *gateway, script string) error {
+	_, err := l.Script(g.ctx, script)
+	return err
+}
+
+// has says what the guest lacks of what its client should have set up.
+func (l *living) has(g *gateway) error {
+	if err := g.configured(l.Space, l.address, l.bits, l.router); err != nil || l.told == "" {
+		return errors.Join(err, g.resolves(l.Space, l.router))
+	}
+	text, err := l.Script(g.ctx, "cat "+l.told)
+	if err != nil || !strings.Contains(text, "DNS="+l.router+"\n") || !strings.Contains(text, "DOMAINNAME=lab.internal\n") {
+		return fmt.Errorf("%s was told (%v):\n%s", l.Label, err, text)
+	}
+	return nil
+}
+
+// plugClients adds a guest for each client and each attachment.
+func plugClients(g *gateway, on ...attachment) []*living {
+	g.Helper()
+	var all []*living
+	for _, a := range on {
+		for n, c := range clients() {
+			name := c.name + "-" + a.vswitch
+			s, err := g.lab.Guest(g.ctx, name, a.at, portOf(name), a.bridge, fmt.Sprintf("%s%02x", a.mac, n+1))
 			if err != nil {
 				g.Fatal(err)
 			}
-			return s
-		}},
-	} {
-		for n, c := range clients() {
-			t.Run(c.name+" on the vSwitch "+on.vswitch, func(t *testing.T) {
-				t.Parallel()
-				g := g.in(t)
-				name := c.name + "-" + on.vswitch
-				address := g.address(name)
-				s := on.plug(g, name, fmt.Sprintf("%s%02x", on.mac, n+1))
-
-				g.script(s, c.start)
-				g.has(s, address, on.bits, on.router)
-				g.eventually("the peer answers to its name", func() error {
-					if !s.Ping(g.ctx, "peer") {
-						return errors.New("no answer")
-					}
-					return nil
-				})
-				l := g.lease(address)
-				if l["state"] != "bound" || l["instance"] != name || l["hostname"] != name || l["vswitch"] != on.vswitch || l["vpc"] != "lab" {
-					t.Errorf("lease: %v", l)
-				}
-
-				// With leases of 30 s a client renews after 15 by itself.
-				until := g.expiry(address)
-				if c.renew != "" {
-					g.script(s, c.renew)
-				}
-				g.eventually("the lease is renewed", func() error {
-					if is := g.expiry(address); !is.After(until) {
-						return fmt.Errorf("it ends at %s still", is)
-					}
-					return nil
-				})
-
-				// A reboot with and without a memory of the lease.
-				for _, forget := range []string{"true", c.forget} {
-					g.script(s, c.crash+"\nip addr flush dev eth0\n"+forget+"\n"+c.start)
-					g.has(s, address, on.bits, on.router)
-				}
-
-				g.script(s, c.release)
-				g.eventually("the lease is released", func() error {
-					if l := g.lease(address); l["state"] != "released" {
-						return fmt.Errorf("it is %v", l)
-					}
-					return nil
-				})
-				if is := g.address(name); is != address {
-					t.Errorf("the instance had %s and has %s after the release", address, is)
-				}
-				g.script(s, c.crash+" || true\n"+c.start)
-				g.has(s, address, on.bits, on.router)
-			})
+			all = append(all, &living{c, a, s, g.address(name)})
 		}
 	}
+	return all
+}
+
+// together does something with all guests at the same time, and ends the test if it goes wrong with one.
+func together(g *gateway, what string, all []*living, f func(*living) error) {
+	g.Helper()
+	errs := make([]error, len(all))
+	var running sync.WaitGroup
+	for i, l := range all {
+		running.Go(func() { errs[i] = f(l) })
+	}
+	running.Wait()
+	for i, err := range errs {
+		if err != nil {
+			g.Errorf("%s: %s: %v", what, all[i].Label, err)
+		}
+	}
+	if g.Failed() {
+		g.FailNow()
+	}
+}
+
+// within is eventually for what runs beside other things.
+func within(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return netlab.Eventually(ctx, f)
+}
+
+// leaseIs says in what the lease of a guest differs from what is wanted.
+func (l *living) leaseIs(g *gateway, state string) error {
+	is := g.lease(l.address)
+	if is["state"] != state || is["instance"] != l.Label || is["hostname"] != l.Label || is["vswitch"] != l.vswitch || is["vpc"] != "lab" {
+		return fmt.Errorf("the lease is %v, not %s", is, state)
+	}
+	return nil
+}
+
+func TestRealClientsLiveThroughTheirLeases(t *testing.T) {
+	t.Parallel()
+	g, lan, _ := clientGateway(t)
+	all := plugClients(g, attachments(g, lan)...)
+
+	together(g, "the first lease", all, func(l *living) error {
+		if err := errors.Join(l.run(g, l.start), l.has(g)); err != nil {
+			return err
+		}
+		// The peer has its address by hand: until it has said something its port does not know whom it holds.
+		peer := "peer"
+		if l.told != "" {
+			peer = "10.20.1.10" // it leaves resolv.conf to others
+		}
+		return within(g.ctx, func() error {
+			if !l.Ping(g.ctx, peer) {
+				return errors.New("the peer does not answer")
+			}
+			return nil
+		})
+	})
+	until := map[*living]time.Time{}
+	for _, l := range all {
+		if err := l.leaseIs(g, "bound"); err != nil {
+			t.Error(err)
+		}
+		until[l] = g.expiry(l.address)
+	}
+
+	// With leases of 30 s a client renews after 15 by itself.
+	together(g, "a renewal", all, func(l *living) error {
+		if l.renew == "" {
+			return nil
+		}
+		return l.run(g, l.renew)
+	})
+	g.eventually("all leases are renewed", func() error {
+		var late []string
+		for _, l := range all {
+			if is := g.expiry(l.address); !is.After(until[l]) {
+				late = append(late, fmt.Sprintf("%s until %s", l.Label, is))
+			}
+		}
+		if late != nil {
+			return errors.New(strings.Join(late, ", "))
+		}
+		return nil
+	})
+
+	together(g, "a reboot with and without a memory of the lease", all, func(l *living) error {
+		for _, forget := range []string{"true", l.forget} {
+			if err := errors.Join(l.run(g, l.crash+"\nip addr flush dev eth0\n"+forget+"\n"+l.start), l.has(g)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+
+	together(g, "a release", all, func(l *living) error { return l.run(g, l.release) })
+	g.eventually("all leases are released", func() error {
+		for _, l := range all {
+			if err := l.leaseIs(g, "released"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, l := range all {
+		if is := g.address(l.Label); is != l.address {
+			t.Errorf("%s had %s and has %s after the release", l.Label, l.address, is)
+		}
+	}
+	together(g, "a new start", all, func(l *living) error {
+		return errors.Join(l.run(g, "("+l.crash+") 2>/dev/null || true\n"+l.start), l.has(g))
+	})
 }
 
 // refused runs a client that must get nothing.
