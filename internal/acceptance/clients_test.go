@@ -23,7 +23,7 @@ vpcs:
   ipv6CidrBlock: fd00:20::/56
   domain: lab.internal
   natGateway: true
-  dhcpOptions: {leaseTime: 30s}
+  dhcpOptions: {leaseTime: 30s, ipv6LeaseTime: 30s}
   vswitches:
   - {name: bridged, cidrBlock: 10.20.1.0/24, ipv6CidrBlock: "fd00:20:0:1::/64", attach: {bridge: gh-bridged}}
   - {name: plain, cidrBlock: 10.20.2.0/24, ipv6CidrBlock: "fd00:20:0:2::/64", attach: {interface: lan0}}
