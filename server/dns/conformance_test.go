@@ -2,6 +2,7 @@ package dns
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,13 @@ type point struct {
 	before   func()
 }
 
+// showing is a point that packets one by one do not show: it writes what a client sees.
+type showing struct {
+	standard string
+	demand   string
+	show     func(out *strings.Builder)
+}
+
 // packetOf is a packet of a client and how it arrives.
 type packetOf struct {
 	text string // what it is, for the reader
@@ -37,7 +45,10 @@ func TestConformance(t *testing.T) {
 	big := newZone("big.example", vpc.MissingNXDOMAIN, "t TXT "+strings.Repeat("x", 700), "huge TXT "+strings.Repeat("y", 3000))
 	spec := lab()
 	spec.VPCs[0].PrivateZones = append(spec.VPCs[0].PrivateZones, big)
+	spec.VPCs[0].PrivateZones[0].UpdateKeys = []string{"lab-key"}
+	spec.VPCs[0].PrivateZones[1].TransferTo = []netip.Addr{client4}
 	s := asking(t, clk, spec, up)
+	s.SetTSIGKeys([]TSIGKey{{"lab-key", "hmac-sha256", updateSecret}})
 	s.cookies, s.config.Version = cookies{1, 2}, "gatehouse 1.2"
 
 	ask := func(name, typ string, edits ...func(*miekg.Msg)) packetOf {
@@ -80,7 +91,35 @@ func TestConformance(t *testing.T) {
 	class := func(c uint16) func(*miekg.Msg) { return func(m *miekg.Msg) { m.Question[0].Qclass = c } }
 	overTCP := func(p packetOf) packetOf { p.text, p.tcp = p.text+" +tcp", true; return p }
 	raw := func(text, hex string) packetOf { return packetOf{text, packet(t, hex), false} }
+	changing := func(text, zone string, signed bool, edit func(*miekg.Msg)) packetOf {
+		m := new(miekg.Msg).SetUpdate(zone)
+		m.Id = 4711
+		edit(m)
+		wire, err := m.Pack()
+		if signed {
+			m.SetTsig("lab-key.", miekg.HmacSHA256, tsigFudge, time.Now().Unix())
+			wire, _, err = miekg.TsigGenerate(m, updateSecret, "", false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packetOf{text, wire, false}
+	}
+	adding := func(record string) func(*miekg.Msg) {
+		return func(m *miekg.Msg) { m.Insert([]miekg.RR{newRR(t, record)}) }
+	}
+	ixfr := func(serial uint32) packetOf {
+		m := new(miekg.Msg).SetIxfr("deep.corp.example.", serial, "ns.example.", "host.example.")
+		m.Id = 4711
+		wire, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packetOf{fmt.Sprintf("deep.corp.example. IXFR from serial %d", serial), wire, false}
+	}
 	answering := func(records ...string) func() { return func() { up.set(says(t, records...)) } }
+
+	added := changing("an update that adds new.corp.example", "corp.example.", true, adding("new.corp.example. 60 IN A 10.20.9.7"))
 
 	points := []point{
 		{"RFC 1034 3.6.2", "a CNAME is answered with what it points to", []packetOf{ask("www.corp.example.", "A")}, nil},
@@ -125,6 +164,67 @@ func TestConformance(t *testing.T) {
 		{"RFC 9520 3.2", "a failure is an answer too", []packetOf{ask("broken.example.org.", "A", edns(1232))}, nil},
 		{"RFC 1918", "an answer from outside does not point inside", []packetOf{ask("rebind.example.org.", "A", edns(1232))}, answering("@ 300 IN A 10.20.1.10")},
 		{"RFC 1034 5.3.3", "a CNAME of ours that leads outside is followed there", []packetOf{ask("out.corp.example.", "A")}, func() { clk.advance(2 * maxStale); answering("@ 300 IN A 192.0.2.1")() }},
+		{"RFC 1034 5.3.3", "what was not asked for is not believed", []packetOf{ask("extra.example.org.", "A")}, answering("@ 300 IN A 192.0.2.1", "www.bank.example. 300 IN A 192.0.2.66")},
+		{"RFC 4035 3.2.3", "what says that it is authentic is handed on to who asks for it", []packetOf{ask("signed.example.org.", "A", do), ask("signed.example.org.", "A")}, func() {
+			up.set(func(q *miekg.Msg, tcp bool) []*miekg.Msg {
+				m := says(t, "@ 300 IN A 192.0.2.1")(q, tcp)
+				m[0].AuthenticatedData = true
+				return m
+			})
+		}},
+
+		{"RFC 1995 2", "a secondary that asks over UDP is told the version", []packetOf{ixfr(41)}, nil},
+		{"RFC 1995 4", "one that has the version is told so", []packetOf{overTCP(ixfr(42))}, nil},
+		{"RFC 1996 3.11", "the gateway is nobody's secondary", []packetOf{raw("a notice", "1267 2000 0001 0000 0000 0000 'corp 'example 00 0006 0001")}, nil},
+		{"RFC 2136 3.3", "a change needs a key", []packetOf{changing("an update without one", "corp.example.", false, adding("new.corp.example. 60 IN A 10.20.9.7"))}, func() { s.now, s.config.Updater = time.Now, &zoneStore{server: s, spec: spec} }},
+		{"RFC 2136 3.1", "and a zone of ours", []packetOf{changing("an update of somebody else's zone", "example.org.", true, adding("new.example.org. 60 IN A 10.20.9.7"))}, nil},
+		{"RFC 2136 3.2", "and conditions that hold", []packetOf{
+			changing("an update if mail.corp.example does not exist", "corp.example.", true, func(m *miekg.Msg) { m.NameNotUsed([]miekg.RR{newRR(t, "mail.corp.example. A 0.0.0.0")}) }),
+			changing("an update if new.corp.example exists", "corp.example.", true, func(m *miekg.Msg) { m.NameUsed([]miekg.RR{newRR(t, "new.corp.example. A 0.0.0.0")}) }),
+		}, nil},
+		{"RFC 2136 3.4", "then it is made at once, and once", []packetOf{
+			added, ask("new.corp.example.", "A"),
+			changing("an update that removes it", "corp.example.", true, func(m *miekg.Msg) { m.RemoveName([]miekg.RR{newRR(t, "new.corp.example. A 0.0.0.0")}) }), ask("new.corp.example.", "A"),
+			packetOf{"the first one again", added.wire, false}, ask("new.corp.example.", "A"),
+		}, nil},
+		{"RFC 2136 3.4.1", "what lies outside the zone changes nothing", []packetOf{changing("an update of a name outside the zone", "corp.example.", true, adding("www.example.org. 60 IN A 10.20.9.7"))}, nil},
+	}
+	shows := []showing{
+		{"RFC 7766 6.2.1.1", "questions on one connection are answered as answers come, not in their order", func(out *strings.Builder) {
+			gated, release := newGated(t, "127.0.0.1", "@ 300 IN A 192.0.2.1")
+			_, dial := serveTCPOf(t, "127.0.0.1", lab(), gated)
+			conn := dial()
+			var sent []byte
+			for i, name := range []string{"www.example.org.", "web-1.research.internal.", "nobody.research.internal."} {
+				m := question(name, "A")
+				m.Id = uint16(i + 1)
+				fmt.Fprintf(out, "  > question %d: %s A +tcp\n", m.Id, name)
+				sent = append(sent, framed(t, m)...)
+			}
+			if _, err := conn.Write(sent); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				if i == 2 {
+					release()
+				}
+				m := readFrame(t, conn)
+				fmt.Fprintf(out, "  < to question %d:\n", m.Id)
+				describeReply(out, m, 0)
+			}
+		}},
+		{"RFC 7766 6.2.3", "a connection that sends no question is closed", func(out *strings.Builder) {
+			_, dial := serveTCPOf(t, "127.0.0.1", lab(), up)
+			conn := dial()
+			fmt.Fprintf(out, "  > two octets that promise none behind them\n")
+			if _, err := conn.Write([]byte{0, 0}); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("%d octets, %v", n, err)
+			}
+			fmt.Fprintf(out, "  < closed\n")
+		}},
 	}
 
 	var out strings.Builder
@@ -149,6 +249,10 @@ func TestConformance(t *testing.T) {
 			}
 			describeReply(&out, unpack(t, reply), len(reply))
 		}
+	}
+	for _, p := range shows {
+		fmt.Fprintf(&out, "\n%s: %s\n", p.standard, p.demand)
+		p.show(&out)
 	}
 	got := strings.ReplaceAll(out.String(), up.addr.String(), "UPSTREAM")
 	golden := filepath.Join("testdata", "conformance.txt")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -312,4 +313,50 @@ func TestTenThousandSlowConnectionsHoldNobodyUp(t *testing.T) {
 	release()
 	pc.Close()
 	<-served // how it ends when its socket is closed is no matter
+}
+
+// fed is a connection on which everything has arrived already.
+type fed struct {
+	net.Conn
+	in  *bytes.Reader
+	out bytes.Buffer
+}
+
+func (f *fed) Read(b []byte) (int, error)       { return f.in.Read(b) }
+func (f *fed) Write(b []byte) (int, error)      { return f.out.Write(b) }
+func (f *fed) Close() error                     { return nil }
+func (f *fed) SetReadDeadline(time.Time) error  { return nil }
+func (f *fed) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzStream feeds what a client may send on a connection: no panic, an end, and no more replies than questions.
+func FuzzStream(f *testing.F) {
+	q := rdata([]byte("\x12\x67\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05web-1\x08research\x08internal\x00\x00\x01\x00\x01"))
+	axfr := bytes.Clone(q)
+	axfr[len(axfr)-3] = byte(miekg.TypeAXFR)
+	for _, seed := range [][]byte{q, slices.Concat(q, q), q[:20], axfr, {0}, {0, 0}, {0xff, 0xff, 0}, append([]byte{0x10, 0}, make([]byte, 4096)...)} {
+		f.Add(seed)
+	}
+	s := newTestServer(f)
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		conn := &fed{in: bytes.NewReader(sent)}
+		s.serveConn(t.Context(), &stream{conn: conn, client: clientOf("vpc-a", client4), waiting: make(chan struct{}, maxPipelined)}, client4, "vpc-a")
+		replies := 0
+		for out := conn.out.Bytes(); len(out) > 0; replies++ {
+			if len(out) < 2 || len(out) < 2+int(binary.BigEndian.Uint16(out)) {
+				t.Fatalf("%x: half a reply: %x", sent, out)
+			}
+			n := 2 + int(binary.BigEndian.Uint16(out))
+			if m := unpack(t, out[2:n]); !m.Response {
+				t.Fatalf("%x: %v", sent, m)
+			}
+			out = out[n:]
+		}
+		questions := 0
+		for in := sent; len(in) >= 2 && len(in) >= 2+int(binary.BigEndian.Uint16(in)); questions++ {
+			in = in[2+int(binary.BigEndian.Uint16(in)):]
+		}
+		if replies > questions {
+			t.Fatalf("%x: %d replies to %d questions", sent, replies, questions)
+		}
+	})
 }
