@@ -70,6 +70,7 @@ func BareForms(f vpc.Family, chain, set string) Chain {
 		{Match: Match{In: "gh-probe", Mark: &mark}},
 		{Match: Match{Mark: &mark, Dst: src, Sets: []SetMatch{{Set: set, Dir: "dst", Not: true}}}},
 		{Match: Match{Mark: &Mark{0, 0xffff0000}}},
+		{Match: Match{Mark: &Mark{0, 0xffff0000}, NotMark: true}},
 		{Match: Match{States: []vpc.ConnState{vpc.StateEstablished}}},
 		{Match: Match{States: []vpc.ConnState{vpc.StateInvalid}}},
 		{Match: Match{Sets: []SetMatch{{Set: set, Dir: "src"}}}},

@@ -19,6 +19,7 @@ type builder struct {
 	st    *familyState // what is there already
 
 	switches  []*vpc.VSwitch // those with a link here, by the link's name
+	ranged    []*vpc.VSwitch // those of them that have a range in the family
 	linkNames []string
 	byLink    map[string]*vpc.VSwitch
 
@@ -52,7 +53,11 @@ func (b *builder) links() {
 	}
 	slices.Sort(b.linkNames)
 	for _, n := range b.linkNames {
-		b.switches = append(b.switches, b.byLink[n])
+		w := b.byLink[n]
+		b.switches = append(b.switches, w)
+		if w.Prefix(b.f).IsValid() {
+			b.ranged = append(b.ranged, w)
+		}
 	}
 	for _, n := range slices.Concat(b.linkNames, b.s.Host.Uplinks) {
 		if strings.HasSuffix(n, "+") {

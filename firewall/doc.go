@@ -4,10 +4,15 @@
 //
 //	raw PREROUTING    GH-RAW    who are you: source address, MAC and link belong together     anti-spoof
 //	mangle INPUT      GH-INPUT  to the gateway itself: only what is offered to instances      host-access
-//	mangle FORWARD    GH-FWD    what is none of ours is left alone
-//	                  GH-VPC    foreign links, other VPCs, sources that nobody may have       vpc, anti-spoof
-//	                  GH-NACL   network ACLs, out then in; every packet, stateless            nacl-egress, nacl-ingress
-//	                  (GH-FWD)  established and related flows pass, invalid ones do not       conntrack
+//	mangle FORWARD    GH-FWD    two ways lead to GH-CT, and one out of here
+//	                  GH-W      from a vSwitch's range, GH-F-…:
+//	                  GH-V-…      where its VPC may send it; other VPCs, foreign links        vpc
+//	                  GH-NO-…     the ACL of the vSwitch that it leaves; every packet         nacl-egress
+//	                  GH-NI-…     the ACL of the vSwitch that it enters                       nacl-ingress
+//	                  GH-X      from elsewhere: none of ours is left alone, or to a vSwitch's range, GH-T-…:
+//	                  GH-VO       by an uplink only, from sources that somebody can have      vpc, anti-spoof
+//	                  GH-NI-…     the ACL of the vSwitch that it enters                       nacl-ingress
+//	                  GH-CT     established and related flows pass, invalid ones do not       conntrack
 //	                  GH-EG     the source's profile: its groups' egress rules, merged        sg-egress
 //	                  GH-IN     the destination's profile                                     sg-ingress
 //	filter            GH-ACC    accepts what mangle has decided, so that nobody's DROP policy kills it
@@ -18,9 +23,9 @@
 // A stage is entered by jump and walked by goto: RETURN in it means "go on with the next stage", and every drop ends in a
 // chain GH-D-<reason>, or at a rule whose comment and log prefix name the rule or entry that decided.
 //
-// Where there is much to choose from, a tree of chains chooses (tree.go): by link name, by address, or by the mark that the
-// set of profiles gives an address. Policy profiles (profile.go) are the distinct sets of groups that interfaces have; each has
-// one chain of egress rules, GH-O-…, and one of ingress rules, GH-I-….
+// Where there is much to choose from, a tree of chains chooses (tree.go): by address or range, by link name, or by the mark
+// that a set gives every address for its profile. Policy profiles (profile.go) are the distinct sets of groups that interfaces
+// have; each has one chain of egress rules, GH-O-…, and one of ingress rules, GH-I-….
 //
 // Everything here is a pure function. The drivers below (iptables, ipset, conntrack) make the kernel match, and reconcile
 // keeps it so. Chains are named GH-…, sets gh4-… and gh6-…; nothing else on a host is ever touched but for one jump at

@@ -18,7 +18,7 @@ func (m *Match) equal(o *Match) bool {
 	if m.In != o.In || m.Out != o.Out || m.NotIn != o.NotIn || m.NotOut != o.NotOut ||
 		m.Src != o.Src || m.Dst != o.Dst || m.NotSrc != o.NotSrc || m.NotDst != o.NotDst ||
 		m.Protocol != o.Protocol || m.ICMPType != o.ICMPType || m.ICMPCode != o.ICMPCode || m.SrcMAC != o.SrcMAC ||
-		m.SYN != o.SYN || m.PhysdevIsBridged != o.PhysdevIsBridged || m.GroupFrame != o.GroupFrame {
+		m.SYN != o.SYN || m.NotMark != o.NotMark || m.PhysdevIsBridged != o.PhysdevIsBridged || m.GroupFrame != o.GroupFrame {
 		return false
 	}
 	if m.Mark != o.Mark && (m.Mark == nil || o.Mark == nil || *m.Mark != *o.Mark) {

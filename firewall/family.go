@@ -30,10 +30,13 @@ func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 		b.build(&st.frame, (*builder).addFrame)
 	}
 	bindings := st.updateBindings(b, d, frame)
-	profiles := b.c.profiles.of(b.f)
+	var profiles []*profile
+	if len(b.ranged) > 0 { // else nothing leads to them
+		profiles = b.c.profiles.of(b.f)
+	}
 	others := !slices.Equal(profiles, st.profiles)
 	st.profiles = profiles
-	dispatch := st.dispatch == nil || others || moved || !b.feat.MapMark && len(d.Interfaces) > 0
+	dispatch := frame || others || moved || !b.feat.MapMark && len(d.Interfaces) > 0
 	if dispatch {
 		if st.trees == nil || moved { // another id is another place
 			st.trees = map[vpc.Direction]subtrees[*profile]{}

@@ -1,28 +1,27 @@
 package firewall
 
-import "gatehouse/vpc"
+import (
+	"maps"
+	"slices"
+
+	"gatehouse/vpc"
+)
 
 // filter adds what lets our decisions stand among other people's rules: what mangle has admitted is accepted before a DROP
-// policy can refuse it, between vSwitches and between a vSwitch and an uplink only. And the gateway never tells a guest
-// that it could reach a neighbour directly.
+// policy can refuse it. Mangle has judged all that has an end in a VPC. And the gateway never tells a guest that it could
+// reach a neighbour directly.
 func (b *builder) filter() {
 	if len(b.switches) == 0 {
 		return
 	}
 	accept := Rule{Target: Target{Kind: Accept}}
 
-	b.chain("filter", "GH-AV", b.linkTree("filter", "GH-AV", true, b.linkNames, perLink(accept))...)
-	var toUplink, fromUplink []Rule
-	for _, u := range b.s.Host.Uplinks {
-		toUplink = append(toUplink, Rule{Match: Match{Out: u}, Target: Target{Kind: Accept}})
-		fromUplink = append(fromUplink, Rule{Match: Match{In: u}, Target: Target{Kind: Goto, Chain: "GH-AV"}})
+	if len(b.ranged) > 0 {
+		vpcs, to := slices.Collect(maps.Keys(b.byVPC())), goTo("GH-AT")
+		b.chain("filter", chainAccept, append(b.vpcTree("filter", chainAccept, "src", vpcs, accept, to), to)...)
+		b.chain("filter", "GH-AT", b.vpcTree("filter", "GH-AT", "dst", vpcs, accept)...)
+		b.hook("filter", "FORWARD", chainAccept)
 	}
-	uplinks := Rule{Target: Target{Kind: Goto, Chain: "GH-AU"}}
-	b.chain("filter", "GH-AU", fromUplink...)
-	b.chain("filter", "GH-AO", append(toUplink, Rule{Target: Target{Kind: Goto, Chain: "GH-AV"}})...)
-	b.chain("filter", chainAccept, append(b.linkTree("filter", chainAccept, false, b.linkNames,
-		perLink(Rule{Target: Target{Kind: Goto, Chain: "GH-AO"}}), uplinks), uplinks)...)
-	b.hook("filter", "FORWARD", chainAccept)
 
 	b.chain("filter", chainAdmit, b.linkTree("filter", chainAdmit, false, b.linkNames, perLink(accept))...)
 	b.hook("filter", "INPUT", chainAdmit)

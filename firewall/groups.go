@@ -186,6 +186,9 @@ func groupDefault(groups []*groupRules, dir vpc.Direction) Rule {
 
 // groupStages adds the two stages of the groups: dispatch to the profile of the source, then to that of the destination.
 func (b *builder) groupStages() {
+	if len(b.ranged) == 0 {
+		return
+	}
 	for _, d := range []struct {
 		root, unknown, addr string
 		dir                 vpc.Direction
@@ -238,7 +241,7 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 		}
 	}
 	slices.SortFunc(members, func(x, y member) int { return x.addr.Compare(y.addr) })
-	miss := Rule{Target: Target{Kind: Goto, Chain: unknown}}
+	miss := goTo(unknown)
 	t := prefixTree[member]{
 		b: b, table: "mangle", root: root, miss: []Rule{miss},
 		addr: func(m member) netip.Addr { return m.addr },
@@ -248,7 +251,7 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 			}
 			return Match{Dst: p}
 		},
-		leaf: func(m member) Rule { return Rule{Target: Target{Kind: Goto, Chain: profileChain(m.p, dir)}} },
+		leaf: func(m member) Rule { return goTo(profileChain(m.p, dir)) },
 	}
 	rules, _ := t.node(members)
 	return append(rules, miss)

@@ -106,10 +106,7 @@ func (b *builder) services() []Rule {
 	for _, m := range []Match{{Protocol: vpc.ProtocolUDP, DstPorts: dns}, {Protocol: vpc.ProtocolTCP, DstPorts: dns}, echo} {
 		rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostService})
 	}
-	everywhere := vpc.Peer{Kind: vpc.PeerPrefix, Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
-	if b.f == vpc.IPv6 {
-		everywhere.Prefix = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
+	everywhere := vpc.Peer{Kind: vpc.PeerPrefix, Prefix: netip.PrefixFrom(unspecified(b.f), 0)}
 	for _, a := range b.s.Host.HostAccess {
 		for _, m := range (endpoint{peer: everywhere, fromPeer: true}).matches(b.f, a.Protocol, nil, a.Ports) {
 			rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostAccess})

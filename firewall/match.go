@@ -184,3 +184,11 @@ func tooBig(f vpc.Family) Match {
 
 // hostPrefix is the prefix of a single address.
 func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// unspecified is the address of zeros.
+func unspecified(f vpc.Family) netip.Addr {
+	if f == vpc.IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}

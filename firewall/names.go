@@ -12,25 +12,38 @@ import (
 
 // The chains that are entered from elsewhere by name. What comes below them appends to their names.
 const (
-	chainRaw     = "GH-RAW"   // raw PREROUTING
-	chainForward = "GH-FWD"   // mangle FORWARD
-	chainInput   = "GH-INPUT" // mangle INPUT
-	chainAccept  = "GH-ACC"   // filter FORWARD
-	chainAdmit   = "GH-AIN"   // filter INPUT
-	chainOutput  = "GH-OUT"   // filter OUTPUT
-	chainNAT     = "GH-NAT"   // nat POSTROUTING
+	chainRaw      = "GH-RAW"   // raw PREROUTING
+	chainRawLinks = "GH-RL"    // raw: by link, where the source is not in the range of the link's vSwitch
+	chainForward  = "GH-FWD"   // mangle FORWARD
+	chainInput    = "GH-INPUT" // mangle INPUT
+	chainAccept   = "GH-ACC"   // filter FORWARD
+	chainAdmit    = "GH-AIN"   // filter INPUT
+	chainOutput   = "GH-OUT"   // filter OUTPUT
+	chainNAT      = "GH-NAT"   // nat POSTROUTING
 
-	chainSource    = "GH-SRC"  // sources that are never forwarded
-	chainVPC       = "GH-VPC"  // by ingress link: which VPC, and may it go where it goes
-	chainFromVPC   = "GH-V-"   // + VPC: the packet comes from one of its vSwitches
-	chainToLink    = "GH-LO"   // by egress link: marks what leaves by a vSwitch
-	chainACL       = "GH-NACL" // both network ACLs
-	chainACLOut    = "GH-NO"   // leaving a vSwitch that has one
-	chainACLIn     = "GH-NI"   // entering one
-	chainEgress    = "GH-EG"   // by profile of the source
-	chainIngress   = "GH-IN"   // by profile of the destination
-	chainProfileEg = "GH-O-"   // + profile
-	chainProfileIn = "GH-I-"   // + profile
+	chainSwitches  = "GH-W"   // by source: which vSwitch's range it is from
+	chainFrom      = "GH-F-"  // + vSwitch: from its range
+	chainVPC       = "GH-V-"  // + VPC: where its packets may go
+	chainInside    = "GH-VI-" // + vSwitch: to its range, from inside its VPC
+	chainElsewhere = "GH-VE-" // + VPC: to none of its vSwitches
+	chainLeaving   = "GH-VL"  // out of a VPC
+	chainUplinks   = "GH-VU"  // and into no other
+	chainStays     = "GH-S"   // inside a vSwitch
+	chainTo        = "GH-T-"  // + vSwitch: to its range, from no vSwitch's
+	chainEntering  = "GH-VO"  // from outside into a VPC
+	chainSource    = "GH-SRC" // sources that are never forwarded
+	chainOther     = "GH-X"   // from no vSwitch's range
+	chainOthers    = "GH-XT"  // by destination: to which vSwitch's range it is
+	chainNeither   = "GH-XN"  // to none
+	chainAstray    = "GH-XA"  // into a VPC, but by no vSwitch's link
+	chainACLOut    = "GH-NO-" // + ACL: leaving a vSwitch that has it
+	chainACLIn     = "GH-NI-" // + ACL: entering one
+	chainToACL     = "GH-NV-" // + VPC: finds the ACL of the vSwitch that is entered
+	chainState     = "GH-CT"  // known flows; the groups for all others
+	chainEgress    = "GH-EG"  // by profile of the source
+	chainIngress   = "GH-IN"  // by profile of the destination
+	chainProfileEg = "GH-O-"  // + profile
+	chainProfileIn = "GH-I-"  // + profile
 )
 
 // maxChainName is what the kernel leaves for a chain's name (XT_EXTENSION_MAXNAMELEN, its final NUL apart).
@@ -62,7 +75,13 @@ func nodeName(root string, p netip.Prefix) string {
 	if len(b) > 4 {
 		text = hash16(text)
 	}
-	return strings.TrimSuffix(root, "-") + "-" + text + "." + strconv.Itoa(p.Bits())
+	name := strings.TrimSuffix(root, "-") + "-" + text + "." + strconv.Itoa(p.Bits())
+	if len(name) > maxChainName {
+		_, kind, _ := strings.Cut(root, "-")
+		kind, _, _ = strings.Cut(kind, "-")
+		return "GH-" + kind + "." + hash16(name)
+	}
+	return name
 }
 
 // setName names the set of an object, or of a purpose, in a family.
@@ -79,6 +98,6 @@ func setName(f vpc.Family, id string) string {
 const (
 	setVPCs     = "vpcs" // every range of every VPC
 	setGateways = "gw"   // every gateway address that is on a link here
-	setProfiles = "prof" // address -> profile, as a mark
+	setProfiles = "mark" // address -> profile, as a mark; every other address has none
 	setNAT      = "nat"  // ranges of the VPCs with a NAT gateway
 )

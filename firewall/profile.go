@@ -85,7 +85,7 @@ func (t *profileTable) update(d *vpc.Delta, width int) (moved bool, err error) {
 
 // number gives the profiles their ids.
 func (t *profileTable) number(width int) (moved bool, err error) {
-	most := uint64(1)<<width - 1
+	most := uint64(1)<<width - 2 // neither none nor other
 	if uint64(len(t.all)) > most {
 		return false, fmt.Errorf("%d combinations of security groups are in use, but the mark mask has room for %d: widen firewall.markMask", len(t.all), most)
 	}
@@ -156,8 +156,7 @@ func profileName(groups []*vpc.SecurityGroup) string {
 	return hash16(strings.Join(ids, " "))
 }
 
-// markBits is how our bits of the packet mark are used. Before the profiles are asked for, two of them say by which kinds
-// of link a packet enters and leaves.
+// markBits are our bits of the packet mark: while the groups judge a packet, they hold the id of a profile.
 type markBits struct {
 	mask  uint32
 	shift int
@@ -174,7 +173,7 @@ func newMarkBits(mask uint32) (markBits, error) {
 
 func (m markBits) profile(id uint32) Mark { return Mark{id << m.shift, m.mask} }
 
-// fromVSwitch and toVSwitch are the bits of the two kinds of link.
-func (m markBits) fromVSwitch() Mark { return Mark{1 << m.shift, 1 << m.shift} }
-func (m markBits) toVSwitch() Mark   { return Mark{2 << m.shift, 2 << m.shift} }
-func (m markBits) none() Mark        { return Mark{0, m.mask} }
+func (m markBits) none() Mark { return Mark{0, m.mask} }
+
+// other marks what does not come from a vSwitch's range; no profile has it.
+func (m markBits) other() Mark { return Mark{m.mask, m.mask} }

@@ -165,7 +165,11 @@ func appendMatch(b []byte, m *Match, f vpc.Family) []byte {
 		b = append(append(append(b, "-p "...), proto...), ' ')
 	}
 	if m.Mark != nil {
-		b = append(appendMark(append(b, "-m mark --mark "...), *m.Mark), ' ')
+		b = append(b, "-m mark "...)
+		if m.NotMark {
+			b = append(b, "! "...)
+		}
+		b = append(appendMark(append(b, "--mark "...), *m.Mark), ' ')
 	}
 	b = appendTransport(b, proto, m)
 	if m.ICMPType > 0 {

@@ -39,7 +39,7 @@ func TestRulesAsText(t *testing.T) {
 		{"every address is no question", Rule{Match: Match{Src: prefix("::/0"), Dst: prefix("fd00::/8"), NotDst: true}},
 			"! -d fd00::/8 -j RETURN", "! -d fd00::/8 -j RETURN"},
 		{"marking", Rule{Target: Target{Kind: SetMark, Mark: Mark{0, 0xff00}}}, "-j MARK --set-xmark 0x0/0xff00", "-j MARK --set-xmark 0x0/0xff00"},
-		{"mapping", Rule{Target: Target{Kind: MapMark, Set: "gh4-prof", Dir: "dst"}}, "-j SET --map-set gh4-prof dst --map-mark", "-j SET --map-set gh4-prof dst --map-mark"},
+		{"mapping", Rule{Target: Target{Kind: MapMark, Set: "gh4-mark", Dir: "dst"}}, "-j SET --map-set gh4-mark dst --map-mark", "-j SET --map-set gh4-mark dst --map-mark"},
 		{"logging, at most 63 bytes", Rule{Target: Target{Kind: NFLog, Log: "sg.rule:" + strings.Repeat("x", 80)}},
 			logLimit + "-j NFLOG --nflog-group 77 --nflog-prefix sg.rule:" + strings.Repeat("x", 55),
 			logLimit + "-j NFLOG --nflog-group 77 --nflog-prefix sg.rule:" + strings.Repeat("x", 55)},

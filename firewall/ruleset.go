@@ -65,6 +65,7 @@ type Match struct {
 	SrcMAC           vpc.MAC      //
 	NotIn, NotOut    bool         // negate In, Out
 	NotSrc, NotDst   bool         // negate Src, Dst
+	NotMark          bool         // negate Mark
 	PhysdevIsBridged bool         // bridged, not routed
 	GroupFrame       bool         // in a frame for many stations: broadcast or multicast
 }

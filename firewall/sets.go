@@ -123,11 +123,11 @@ func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, e
 			done[w.VPC] = true
 			hash(setGateways+"-"+key(w.VPC.ID), "hash:ip", true, func() []string { return b.gateways(w.VPC) })
 		}
-		if b.bindBySet(w) {
+		if w.Prefix(b.f).IsValid() && b.bindBySet(w) {
 			want(bindSet(b.f, w), differs[w.ID], func() Set { return b.bindSet(w) })
 		}
 	}
-	if b.feat.MapMark {
+	if b.feat.MapMark && len(b.ranged) > 0 {
 		want(setName(b.f, setProfiles), moved, b.profileSet)
 	}
 	if len(b.st.frame.chains["nat"]) > 0 {
@@ -189,7 +189,7 @@ func (b *builder) memberships(n *vpc.Interface, f func(set, element, member stri
 	}
 	prof, mark := setName(b.f, setProfiles), ""
 	if p := b.c.profiles.byName[profileName(n.Groups)]; p != nil {
-		mark = b.markMember(p)
+		mark = markMember(b.marks.profile(p.id))
 	}
 	for a := range n.Addrs {
 		if vpc.FamilyOf(a) != b.f {
@@ -307,13 +307,16 @@ func (b *builder) bindSet(w *vpc.VSwitch) Set {
 	return s
 }
 
-// profileSet maps every address to the mark of its profile.
+// profileSet maps every address to the mark of its profile, and all that is nobody's to no mark.
 func (b *builder) profileSet() Set {
-	s := b.hash(setProfiles, "hash:ip", nil)
+	s := b.hash(setProfiles, "hash:net", nil)
 	s.Options = append(slices.Clone(s.Options), "skbinfo")
+	for _, half := range netMembers([]netip.Prefix{netip.PrefixFrom(unspecified(b.f), 0)}) {
+		s.Members = append(s.Members, half+markMember(b.marks.none()))
+	}
 	marks := map[string]string{} // by profile
 	for _, p := range b.st.profiles {
-		marks[p.name] = b.markMember(p)
+		marks[p.name] = markMember(b.marks.profile(p.id))
 	}
 	names := map[**vpc.SecurityGroup]string{} // of the profile
 	for _, n := range b.s.Interfaces {
@@ -331,9 +334,8 @@ func (b *builder) profileSet() Set {
 	return s
 }
 
-// markMember is what follows the address in the member of the profile set.
-func (b *builder) markMember(p *profile) string {
-	m := b.marks.profile(p.id)
+// markMember is what follows the address in a member of the profile set.
+func markMember(m Mark) string {
 	mark := " skbmark 0x" + strconv.FormatUint(uint64(m.Value), 16)
 	if m.Mask != 0xffffffff { // ipset leaves out a full mask
 		mark += "/0x" + strconv.FormatUint(uint64(m.Mask), 16)

@@ -10,36 +10,56 @@ import (
 // spoof adds raw PREROUTING: on a vSwitch link the source address, the MAC and the vSwitch belong together; nobody
 // sends one of our addresses from anywhere else.
 func (b *builder) spoof() {
+	other := goTo(chainRawLinks)
+	b.chain("raw", chainRaw, append(b.switchTree("raw", chainRaw, "src", b.ranged, spoofChain, other), other)...)
+	b.hook("raw", "PREROUTING", chainRaw)
+
 	frame := inSet(setName(b.f, setVPCs), "dst")
 	frame.GroupFrame = true
 	outside := []Rule{refuse(frame, vpc.ReasonSpoofFrame), refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside)}
 	rules := []Rule{{Match: Match{In: "lo"}}} // the gateway talking to itself
-	rules = append(rules, b.linkTree("raw", chainRaw, false, b.linkNames, func(name string) []Rule {
-		return []Rule{{Target: Target{Kind: Goto, Chain: spoofChain(b.byLink[name])}}}
+	rules = append(rules, b.linkTree("raw", chainRawLinks, false, b.linkNames, func(name string) []Rule {
+		return []Rule{goTo(strangeChain(b.byLink[name]))}
 	}, outside...)...)
-	b.chain("raw", chainRaw, append(rules, outside...)...)
-	b.hook("raw", "PREROUTING", chainRaw)
-
+	b.chain("raw", chainRawLinks, append(rules, outside...)...)
+	for _, w := range b.switches {
+		b.chain("raw", strangeChain(w), b.strangeSource(w)...)
+		b.chain("raw", frameChain(w), b.groupFrame(w)...)
+	}
 	if len(b.switches) > 0 {
 		b.chain("raw", "GH-SU", b.unspecifiedSource()...)
 	}
 }
 
-func spoofChain(w *vpc.VSwitch) string { return "GH-SP-" + key(w.ID) }
+func spoofChain(w *vpc.VSwitch) string   { return "GH-SP-" + key(w.ID) }
+func strangeChain(w *vpc.VSwitch) string { return "GH-SS-" + key(w.ID) }
+func frameChain(w *vpc.VSwitch) string   { return "GH-SB-" + key(w.ID) }
 
-// spoofSwitch adds the chains that a vSwitch link's packets go through.
+// spoofSwitch adds the chain of packets whose source is in the vSwitch's range.
 func (b *builder) spoofSwitch(w *vpc.VSwitch) {
-	rules := []Rule{{Match: Match{GroupFrame: true}, Target: Target{Kind: Jump, Chain: "GH-SB-" + key(w.ID)}}}
-	b.chain("raw", "GH-SB-"+key(w.ID), b.groupFrame(w)...)
-	if b.f == vpc.IPv6 {
-		rules = append(rules, refuse(icmpType(b.f, icmp6RouterAdv), vpc.ReasonRogueRA))
+	if !w.Prefix(b.f).IsValid() {
+		return
 	}
-	server := vpc.Ports{{From: dhcpServerPort(b.f), To: dhcpServerPort(b.f)}}
-	rules = append(rules, refuse(Match{Protocol: vpc.ProtocolUDP, SrcPorts: server}, vpc.ReasonRogueDHCP))
+	rules := append([]Rule{{Match: Match{In: w.LinkName(), NotIn: true}, Target: Target{Kind: Goto, Chain: chainRawLinks}}}, b.anySource(w)...)
+	miss := refuse(Match{}, vpc.ReasonSpoofAddress)
 	if b.bindBySet(w) {
 		rules = append(rules, Rule{Match: inSet(bindSet(b.f, w), "src,src"), Reason: vpc.ReasonSpoofOK})
+	} else {
+		t := prefixTree[binding]{
+			b: b, table: "raw", root: "GH-SA", miss: []Rule{miss},
+			addr:  func(x binding) netip.Addr { return x.addr },
+			match: func(p netip.Prefix) Match { return Match{Src: p} },
+			leaf:  func(x binding) Rule { return Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK} },
+		}
+		inner, _ := t.node(bindings(w, b.f))
+		rules = append(rules, inner...)
 	}
+	b.chain("raw", spoofChain(w), append(rules, miss)...)
+}
 
+// strangeSource says what may enter by the vSwitch's link from a source that is not in its range.
+func (b *builder) strangeSource(w *vpc.VSwitch) []Rule {
+	rules := b.anySource(w)
 	unspecific, never := unspecific4, []netip.Prefix{loopback4, multicast4, broadcast4}
 	if b.f == vpc.IPv6 {
 		unspecific, never = unspecific6, []netip.Prefix{loopback6, multicast6}
@@ -53,19 +73,18 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 	for _, p := range never {
 		rules = append(rules, refuse(Match{Src: p}, vpc.ReasonSpoofSource))
 	}
+	return append(rules, refuse(Match{}, vpc.ReasonSpoofAddress))
+}
 
-	miss := refuse(Match{}, vpc.ReasonSpoofAddress)
-	if !b.bindBySet(w) {
-		t := prefixTree[binding]{
-			b: b, table: "raw", root: "GH-SA", miss: []Rule{miss},
-			addr:  func(x binding) netip.Addr { return x.addr },
-			match: func(p netip.Prefix) Match { return Match{Src: p} },
-			leaf:  func(x binding) Rule { return Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK} },
-		}
-		inner, _ := t.node(bindings(w, b.f))
-		rules = append(rules, inner...)
+// anySource is what a vSwitch's link never carries, whatever the source: what only the gateway sends, and packets in frames
+// for many that are for one.
+func (b *builder) anySource(w *vpc.VSwitch) []Rule {
+	rules := []Rule{{Match: Match{GroupFrame: true}, Target: Target{Kind: Jump, Chain: frameChain(w)}}}
+	if b.f == vpc.IPv6 {
+		rules = append(rules, refuse(icmpType(b.f, icmp6RouterAdv), vpc.ReasonRogueRA))
 	}
-	b.chain("raw", spoofChain(w), append(rules, miss)...)
+	server := vpc.Ports{{From: dhcpServerPort(b.f), To: dhcpServerPort(b.f)}}
+	return append(rules, refuse(Match{Protocol: vpc.ProtocolUDP, SrcPorts: server}, vpc.ReasonRogueDHCP))
 }
 
 // groupFrame says what may be in a frame for many stations: only packets for many (RFC 1122 section 3.3.6). Any other

@@ -52,13 +52,29 @@ func Trace(rs *Ruleset, p vpc.Packet, path Path) vpc.Verdict { return NewTracer(
 // Tracer walks packets through the rules of one ruleset as the kernel would, rule by rule. It knows nothing of the policy:
 // what it answers is what the rules do. It may be used by several goroutines.
 type Tracer struct {
-	rs   *Ruleset
-	nets sync.Map // by name: the members of a set of networks, read when it is asked for the first time
+	rs    *Ruleset
+	nets  sync.Map // by name: the members of a set of networks, read when it is asked for the first time
+	links func() map[string]bool
 }
 
 // NewTracer returns a tracer of a ruleset, which must not change afterwards. It costs nothing: chains, sets and members stand
 // in order, and are found where they stand.
-func NewTracer(rs *Ruleset) *Tracer { return &Tracer{rs: rs} }
+func NewTracer(rs *Ruleset) *Tracer {
+	return &Tracer{rs: rs, links: sync.OnceValue(func() map[string]bool { return switchLinks(rs) })}
+}
+
+// switchLinks are the links that the rules take for those of vSwitches.
+func switchLinks(rs *Ruleset) map[string]bool {
+	links := map[string]bool{}
+	for i := range rs.Families {
+		for _, c := range mangle(&rs.Families[i]) {
+			if strings.HasPrefix(c.Name, chainFrom) {
+				links[c.Rules[0].Match.In] = true // fromSwitch
+			}
+		}
+	}
+	return links
+}
 
 // chain returns a chain of a table of the family; nil if there is none.
 func (t *Tracer) chain(f vpc.Family, table, name string) *Chain {
@@ -104,8 +120,7 @@ func (t *Tracer) Trace(p vpc.Packet, path Path) vpc.Verdict {
 		}
 		return verdict(w.found[vpc.StageAntiSpoof], vpc.StageResult{Stage: vpc.StageVPC, Reason: vpc.ReasonVPCHost}, w.found[vpc.StageHostAccess])
 	}
-	w.stage = vpc.StageConntrack
-	w.top(chainForward)
+	w.run(chainForward)
 	return w.forwarded()
 }
 
@@ -142,27 +157,44 @@ type walk struct {
 	stage  vpc.Stage
 	mark   uint32
 	found  map[vpc.Stage]vpc.StageResult // what decided each stage so far
-
-	fromVSwitch, toVSwitch bool // the rules took it for one that enters, or leaves, by a vSwitch's link
 }
 
-// stageChains are the chains that are stages of their own.
-var stageChains = map[string]vpc.Stage{
-	chainSource: vpc.StageAntiSpoof, chainVPC: vpc.StageVPC, chainACLOut: vpc.StageNACLEgress, chainACLIn: vpc.StageNACLIngress,
-	chainEgress: vpc.StageSGEgress, chainIngress: vpc.StageSGIngress,
+// stageOf returns the stage that begins with a chain.
+func stageOf(chain string) (vpc.Stage, bool) {
+	switch chain {
+	case chainSource:
+		return vpc.StageAntiSpoof, true
+	case chainForward, chainEntering, chainNeither, chainAstray:
+		return vpc.StageVPC, true
+	case chainState, chainStays:
+		return vpc.StageConntrack, true
+	case chainEgress:
+		return vpc.StageSGEgress, true
+	case chainIngress:
+		return vpc.StageSGIngress, true
+	}
+	switch {
+	case strings.HasPrefix(chain, chainVPC):
+		return vpc.StageVPC, true
+	case strings.HasPrefix(chain, chainACLOut):
+		return vpc.StageNACLEgress, true
+	case strings.HasPrefix(chain, chainACLIn):
+		return vpc.StageNACLIngress, true
+	}
+	return "", false
 }
 
 // forwarded collects the stages of a forwarded packet and fills in what stages decided without a rule.
 func (w *walk) forwarded() vpc.Verdict {
-	if vpcStage, ok := w.found[vpc.StageVPC]; w.path.Out == "" && (!ok || vpcStage.Reason == vpc.ReasonLinkForeign && w.fromVSwitch) {
+	if vpcStage, ok := w.found[vpc.StageVPC]; w.path.Out == "" && (!ok || vpcStage.Reason == vpc.ReasonLinkForeign && w.t.links()[w.path.In]) {
 		// Without a route the kernel refuses it before it asks any of our chains.
 		w.found[vpc.StageVPC] = vpc.StageResult{Stage: vpc.StageVPC, Verdict: vpc.StageDrop, Reason: vpc.ReasonNoRoute}
 	}
 	if w.found[vpc.StageVPC].Reason == vpc.ReasonNotOurs {
 		return verdict(w.found[vpc.StageAntiSpoof], w.found[vpc.StageVPC])
 	}
-	w.decide(vpc.StageNACLEgress, w.unfiltered(w.fromVSwitch))
-	w.decide(vpc.StageNACLIngress, w.unfiltered(w.toVSwitch))
+	w.decide(vpc.StageNACLEgress, w.unfiltered(w.path.In))
+	w.decide(vpc.StageNACLIngress, w.unfiltered(w.path.Out))
 	w.decide(vpc.StageConntrack, vpc.ReasonConnNew)
 	var stages []vpc.StageResult
 	for _, s := range []vpc.Stage{vpc.StageAntiSpoof, vpc.StageVPC, vpc.StageNACLEgress, vpc.StageNACLIngress, vpc.StageConntrack,
@@ -174,10 +206,10 @@ func (w *walk) forwarded() vpc.Verdict {
 	return verdict(stages...)
 }
 
-// unfiltered says why no ACL has seen the packet at one end of its way.
-func (w *walk) unfiltered(vswitch bool) vpc.Reason {
+// unfiltered says why no ACL has seen the packet at the end of its way that is at a link.
+func (w *walk) unfiltered(link string) vpc.Reason {
 	switch {
-	case !vswitch:
+	case !w.t.links()[link]:
 		return vpc.ReasonNACLOutside
 	case w.path.In == w.path.Out:
 		return vpc.ReasonNACLSame
@@ -217,28 +249,21 @@ const (
 	dropped
 )
 
-// top walks a chain in which a drop of one rule does not end the walk.
-func (w *walk) top(name string) {
-	c := w.t.chain(w.family, w.table, name)
-	if c == nil {
-		return
-	}
-	for i := range c.Rules {
-		if out, done := w.rule(c, &c.Rules[i]); done && out != dropped {
-			return
-		}
-	}
-}
-
 // run walks a chain and those that it leads to.
 func (w *walk) run(name string) outcome {
 	c := w.t.chain(w.family, w.table, name)
 	if c == nil {
 		return returned
 	}
-	w.fromVSwitch = w.fromVSwitch || strings.HasPrefix(name, chainFromVPC)
+	if s, ok := stageOf(name); ok {
+		w.stage = s
+	}
 	for i := range c.Rules {
-		if out, done := w.rule(c, &c.Rules[i]); done {
+		out, done := w.rule(&c.Rules[i])
+		if done && out == dropped && (name == chainState || name == chainStays) {
+			continue // the packet is lost, but the groups are asked all the same
+		}
+		if done {
 			return out
 		}
 	}
@@ -246,7 +271,7 @@ func (w *walk) run(name string) outcome {
 }
 
 // rule asks one rule; done reports whether it ends the walk through its chain.
-func (w *walk) rule(c *Chain, r *Rule) (out outcome, done bool) {
+func (w *walk) rule(r *Rule) (out outcome, done bool) {
 	if !w.matches(&r.Match) {
 		return returned, false
 	}
@@ -267,7 +292,6 @@ func (w *walk) rule(c *Chain, r *Rule) (out outcome, done bool) {
 		return w.run(t.Chain), true
 	case SetMark:
 		w.mark = w.mark&^t.Mark.Mask ^ t.Mark.Value
-		w.toVSwitch = w.toVSwitch || strings.HasPrefix(c.Name, chainToLink)
 	case MapMark:
 		if s := w.t.set(t.Set); s != nil {
 			if m, ok := markOf(s, w.addr(t.Dir)); ok {
@@ -278,18 +302,16 @@ func (w *walk) rule(c *Chain, r *Rule) (out outcome, done bool) {
 	return returned, false
 }
 
-// jump enters a chain to come back from it. A chain that is a stage of its own always comes back: the packet is lost, but
-// the next stages are asked all the same.
+// jump enters a chain to come back from it. A stage always comes back: the packet is lost, but the next stages are asked all
+// the same.
 func (w *walk) jump(name string) outcome {
-	stage, ok := stageChains[name]
-	if !ok {
-		return w.run(name)
-	}
 	before := w.stage
-	w.stage = stage
-	w.run(name)
+	out := w.run(name)
 	w.stage = before
-	return returned
+	if _, stage := stageOf(name); stage {
+		return returned
+	}
+	return out
 }
 
 func (w *walk) addr(dir string) netip.Addr {
@@ -308,7 +330,7 @@ func (w *walk) matches(m *Match) bool {
 		m.Src.IsValid() && m.Src.Contains(p.Src) == m.NotSrc,
 		m.Dst.IsValid() && m.Dst.Contains(p.Dst) == m.NotDst,
 		m.Protocol != vpc.ProtocolAll && m.Protocol != p.Protocol,
-		m.Mark != nil && w.mark&m.Mark.Mask != m.Mark.Value,
+		m.Mark != nil && (w.mark&m.Mark.Mask == m.Mark.Value) == m.NotMark,
 		m.SYN > 0 && p.NoSYN, m.SYN < 0 && !p.NoSYN,
 		len(m.SrcPorts) > 0 && !(p.Protocol.HasPorts() && m.SrcPorts.Contains(p.SrcPort)),
 		len(m.DstPorts) > 0 && !(p.Protocol.HasPorts() && m.DstPorts.Contains(p.DstPort)),
@@ -341,7 +363,7 @@ func (w *walk) inSet(m SetMatch) bool {
 	case s.Type == "hash:net":
 		return w.t.network(s).contains(w.addr(dir))
 	}
-	_, ok := member(s, w.addr(dir), ' ')
+	_, ok := member(s, w.addr(dir).String(), ' ')
 	return ok
 }
 
@@ -353,9 +375,8 @@ func linkMatches(name, link string) bool {
 	return name == link
 }
 
-// member returns what follows an address and a separator in the set; ok is false when the set does not have the address.
-func member(s *Set, a netip.Addr, separator byte) (rest string, ok bool) {
-	text := a.String()
+// member returns what follows an address or network and a separator in the set; ok is false when the set does not have it.
+func member(s *Set, text string, separator byte) (rest string, ok bool) {
 	i, exact := slices.BinarySearch(s.Members, text)
 	if exact {
 		return "", true
@@ -368,7 +389,7 @@ func member(s *Set, a netip.Addr, separator byte) (rest string, ok bool) {
 
 // macOf returns the MAC that the address belongs to.
 func macOf(s *Set, a netip.Addr) (vpc.MAC, bool) {
-	text, ok := member(s, a, ',')
+	text, ok := member(s, a.String(), ',')
 	if !ok {
 		return vpc.MAC{}, false
 	}
@@ -376,9 +397,13 @@ func macOf(s *Set, a netip.Addr) (vpc.MAC, bool) {
 	return m, err == nil
 }
 
-// markOf returns the mark that the address has.
+// markOf returns the mark that the longest member with the address has.
 func markOf(s *Set, a netip.Addr) (Mark, bool) {
-	text, ok := member(s, a, ' ')
+	text, ok := member(s, a.String(), ' ')
+	for n := a.BitLen() - 1; n > 0 && !ok; n-- {
+		p, _ := a.Prefix(n)
+		text, ok = member(s, p.String(), ' ')
+	}
 	return parseMark(strings.TrimPrefix(text, "skbmark ")), ok
 }
 

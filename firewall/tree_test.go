@@ -103,3 +103,37 @@ func deepest(t *testing.T, vswitches int, f Features, family int) int {
 	}
 	return longest
 }
+
+// The nft backend's kernel refuses chains that lead into each other more than sixteen deep (NFT_JUMP_STACK_SIZE), by jump or goto.
+func TestChainsAreNotTooDeepForTheKernel(t *testing.T) {
+	const limit = 15 // below the kernel's own chain
+	for name, spec := range map[string]*vpc.Spec{"crowded": crowded(1000, 3), "many links with like names": named(1000), "many profiles": combinations(1900)} {
+		for _, f := range []Features{everything(), bare()} {
+			rs := compile(t, spec, f)
+			for _, family := range rs.Families {
+				for _, table := range family.Tables {
+					deep := map[string]int{}
+					var depth func(string) int
+					depth = func(name string) int {
+						if n, ok := deep[name]; ok {
+							return n
+						}
+						most := 0
+						for _, r := range chainNamed(table.Chains, name).Rules {
+							if r.Target.Kind == Jump || r.Target.Kind == Goto {
+								most = max(most, depth(r.Target.Chain))
+							}
+						}
+						deep[name] = most + 1
+						return most + 1
+					}
+					for _, h := range table.Hooks {
+						if n := depth(h.Target); n > limit {
+							t.Errorf("%s, mapmark=%t: %s %s: chains are %d deep, the kernel takes %d", name, f.MapMark, family.Family, table.Name, n, limit)
+						}
+					}
+				}
+			}
+		}
+	}
+}

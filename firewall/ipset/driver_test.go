@@ -54,10 +54,11 @@ func TestWhatIsWrittenIsReadBackAndForeignSetsStay(t *testing.T) {
 	for i, want := range [][]firewall.Set{
 		slices.Concat(both("sg", "hash:ip", []string{"10.0.0.1", "10.0.0.2"}, []string{"fd00::1"}),
 			both("pl", "hash:net", []string{"0.0.0.0/1", "10.0.0.0/8", "128.0.0.0/1"}, []string{"8000::/1", "::/1"}),
-			both("prof", "hash:ip", []string{"10.0.0.1 skbmark 0x10000/0xffff0000"}, []string{"fd00::1 skbmark 0x10000/0xffff0000"}, "skbinfo"),
+			both("mark", "hash:net", []string{"0.0.0.0/1 skbmark 0x0/0xffff0000", "10.0.0.1 skbmark 0x10000/0xffff0000", "128.0.0.0/1 skbmark 0x0/0xffff0000"},
+				[]string{"8000::/1 skbmark 0x0/0xffff0000", "::/1 skbmark 0x0/0xffff0000", "fd00::1 skbmark 0x10000/0xffff0000"}, "skbinfo"),
 			[]firewall.Set{{Name: "gh4-bind", Type: "bitmap:ip,mac", Family: vpc.IPv4, Options: []string{"range", "10.0.0.0/24"}, Members: []string{"10.0.0.1,0a:bb:00:00:00:01"}}}),
 		slices.Concat(both("sg", "hash:ip", []string{"10.0.0.2", "10.0.0.3"}, nil),
-			both("prof", "hash:ip", []string{"10.0.0.1 skbmark 0x20000/0xffff0000"}, []string{"fd00::1 skbmark 0x20000/0xffff0000"}, "skbinfo")),
+			both("mark", "hash:net", []string{"10.0.0.1 skbmark 0x20000/0xffff0000"}, []string{"fd00::1 skbmark 0x20000/0xffff0000"}, "skbinfo")),
 		both("sg", "hash:ip", many(3000, 1), []string{"fd00::7"}, "maxelem", "4096"), // another size: swapped
 		both("sg", "hash:ip", many(3000, 2), []string{"fd00::7"}, "maxelem", "4096"), // most members: swapped
 		both("pl", "hash:ip", []string{"10.0.0.9"}, []string{"fd00::9"}),             // another type

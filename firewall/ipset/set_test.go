@@ -16,9 +16,9 @@ import (
 func TestParseSaveReadsOnlyOurSetsInCanonicalForm(t *testing.T) {
 	const saved = `create docker hash:ip family inet hashsize 1024 maxelem 65536
 add docker 192.0.2.1
-create gh4-prof hash:ip family inet hashsize 1024 maxelem 131072 skbinfo bucketsize 12 initval 0x61da228c
-add gh4-prof 10.0.0.2 skbmark 0x10000/0xffff0000
-add gh4-prof 10.0.0.1 skbmark 0x20000/0xffff0000
+create gh4-mark hash:net family inet hashsize 1024 maxelem 131072 skbinfo bucketsize 12 initval 0x61da228c
+add gh4-mark 10.0.0.2 skbmark 0x10000/0xffff0000
+add gh4-mark 10.0.0.1 skbmark 0x20000/0xffff0000
 create gh4-bind bitmap:ip,mac range 10.0.1.0-10.0.1.255
 add gh4-bind 10.0.1.5,0A:00:00:00:BC:01
 create gh6-pl hash:net family inet6 hashsize 1024 maxelem 100 bucketsize 12 initval 0x67992e37
@@ -31,7 +31,7 @@ create gh6-sg~ hash:ip family inet6 hashsize 64 maxelem 65536 bucketsize 12 init
 		t.Fatal(err)
 	}
 	want := map[string]firewall.Set{
-		"gh4-prof": {Name: "gh4-prof", Type: "hash:ip", Family: vpc.IPv4, Options: []string{"skbinfo", "maxelem", "131072"},
+		"gh4-mark": {Name: "gh4-mark", Type: "hash:net", Family: vpc.IPv4, Options: []string{"skbinfo", "maxelem", "131072"},
 			Members: []string{"10.0.0.1 skbmark 0x20000/0xffff0000", "10.0.0.2 skbmark 0x10000/0xffff0000"}},
 		"gh4-bind": {Name: "gh4-bind", Type: "bitmap:ip,mac", Family: vpc.IPv4, Options: []string{"range", "10.0.1.0-10.0.1.255"},
 			Members: []string{"10.0.1.5,0a:00:00:00:bc:01"}},

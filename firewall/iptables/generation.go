@@ -22,10 +22,16 @@ const (
 
 // Generation returns a number that grows with every change of the kernel's rules, whoever makes it. ok is false for the
 // legacy backend, which has none.
-func (d *Driver) Generation(_ context.Context) (n uint32, ok bool, err error) {
+func (d *Driver) Generation(ctx context.Context) (n uint32, ok bool, err error) {
 	if d.backend.Mode != NFT {
 		return 0, false, nil
 	}
+	n, err = Generation(ctx)
+	return n, err == nil, err
+}
+
+// Generation returns the number that the rules of nf_tables have now; legacy tables are not in it.
+func Generation(context.Context) (n uint32, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("read the generation of the rules: %w", err)
@@ -33,7 +39,7 @@ func (d *Driver) Generation(_ context.Context) (n uint32, ok bool, err error) {
 	}()
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	defer conn.Close()
 	replies, err := conn.Execute(netlink.Message{
@@ -41,7 +47,7 @@ func (d *Driver) Generation(_ context.Context) (n uint32, ok bool, err error) {
 		Data:   []byte{nfgenmsgUnspec, nfnetlinkVersion0, 0, 0},
 	})
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	for _, m := range replies {
 		if len(m.Data) < nfgenmsgSize {
@@ -49,17 +55,17 @@ func (d *Driver) Generation(_ context.Context) (n uint32, ok bool, err error) {
 		}
 		attrs, err := netlink.NewAttributeDecoder(m.Data[nfgenmsgSize:])
 		if err != nil {
-			return 0, false, err
+			return 0, err
 		}
 		attrs.ByteOrder = binary.BigEndian
 		for attrs.Next() {
 			if attrs.Type() == attrGenerationID {
-				return attrs.Uint32(), true, attrs.Err()
+				return attrs.Uint32(), attrs.Err()
 			}
 		}
 		if err := attrs.Err(); err != nil {
-			return 0, false, err
+			return 0, err
 		}
 	}
-	return 0, false, errors.New("no answer")
+	return 0, errors.New("no answer")
 }

@@ -75,13 +75,13 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		case !ok:
 			return fs, fmt.Errorf("the %s table mangle refuses every rule", f)
 		}
-		prof := ipset.ScratchSet(f, pid, "hash:ip", "skbinfo")
+		marks := ipset.ScratchSet(f, pid, "hash:net", "skbinfo")
 		mapped, bare := false, false
-		_, err := sets.Scratch(ctx, prof, func() (err error) {
-			if mapped, err = d.try(ctx, f, "-j SET --map-set "+prof.Name+" src --map-mark"); err != nil {
+		_, err := sets.Scratch(ctx, marks, func() (err error) {
+			if mapped, err = d.try(ctx, f, "-j SET --map-set "+marks.Name+" src --map-mark"); err != nil {
 				return err
 			}
-			bare, err = d.readsBack(ctx, f, prof.Name)
+			bare, err = d.readsBack(ctx, f, marks.Name)
 			return err
 		})
 		if err != nil {

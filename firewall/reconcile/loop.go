@@ -72,6 +72,11 @@ type Options struct {
 	VerifyInterval time.Duration     // 30s when zero
 	Now            func() time.Time  // time.Now when nil
 	Logger         *slog.Logger      // discards when nil
+
+	// OnStanding, if not nil, is called whenever the kernel is known to carry all of a snapshot's rules and the flows that
+	// they end are cut, with the generation that the kernel's rules have: as long as that is so, nobody has changed them. It
+	// is not called where rules have no generation. It must not call the Loop.
+	OnStanding func(s *vpc.Snapshot, generation uint32)
 }
 
 // Loop keeps the kernel's firewall equal to the newest snapshot. All its methods may be called from any goroutine; those that
@@ -337,7 +342,15 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 		return fmt.Errorf("its rules are in force, but not all flows that it ends are cut: %w", err)
 	}
 	l.judged = s
+	l.stands()
 	return nil
+}
+
+// stands tells OnStanding that what is in force stands in the kernel.
+func (l *Loop) stands() {
+	if l.opt.OnStanding != nil && l.writer.counted {
+		l.opt.OnStanding(l.force.Load().Snapshot, l.writer.generation)
+	}
 }
 
 // writeOnce writes a ruleset, by way of what leads there without a gap, and a second time when another program came

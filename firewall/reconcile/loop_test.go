@@ -20,7 +20,12 @@ import (
 // running starts a loop on a kernel inside a bubble of fake time; it ends with the test.
 func running(t *testing.T, k *fakeKernel) *Loop {
 	t.Helper()
-	l := New(k.drivers())
+	return runningWith(t, k.drivers())
+}
+
+func runningWith(t *testing.T, opt Options) *Loop {
+	t.Helper()
+	l := New(opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
@@ -533,5 +538,60 @@ func TestCountersAreKeyedByRuleAndReason(t *testing.T) {
 				t.Errorf("%s: no counter of %s", f, vpc.ReasonUnknownAddress)
 			}
 		}
+	})
+}
+
+func TestWhoeverWantsToKnowIsToldWhatStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		opt := k.drivers()
+		var told []uint64
+		var generation uint32
+		opt.OnStanding = func(s *vpc.Snapshot, n uint32) { told, generation = append(told, s.Revision), n }
+		l := runningWith(t, opt)
+		checkTold := func(when string, want ...uint64) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(told, want) {
+				t.Errorf("%s: told of %v, want %v", when, told, want)
+			}
+			told = nil
+		}
+		checkGeneration := func(when string) {
+			t.Helper()
+			if n, _, err := opt.IPTables.Generation(t.Context()); err != nil || n != generation {
+				t.Errorf("%s: the kernel is at %d, told was %d (%v)", when, n, generation, err)
+			}
+		}
+		w := newWorld()
+		apply(t, l, w)
+		checkTold("put in force", w.revision)
+		checkGeneration("put in force")
+
+		k.lock(func() { k.fail = func(op string) error { return errors.New("no") } })
+		next := w
+		next.revision, next.ports = w.revision+1, []string{"8443"}
+		if err := l.Apply(t.Context(), next.snapshot()); err == nil {
+			t.Fatal("it was not refused")
+		}
+		checkTold("refused")
+		k.lock(func() { k.fail = nil })
+		apply(t, l, next)
+		checkTold("put in force at last", next.revision)
+
+		k.lock(func() { delete(k.tables[vpc.IPv4]["mangle"].chains, "GH-FWD") })
+		if differing, err := l.Verify(t.Context()); err != nil || len(differing) == 0 {
+			t.Fatalf("differing %v, %v", differing, err)
+		}
+		checkTold("changed by another program")
+		if err := l.Resync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkTold("repaired", next.revision)
+		checkGeneration("repaired")
+		if err := l.Resync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		checkTold("verified", next.revision)
 	})
 }

@@ -127,6 +127,9 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 		l.judged = nil // flows that came into being meanwhile were judged by nobody
 	}
 	l.writer.settle(ctx)
+	if len(differing) == 0 && l.judged == f.Snapshot {
+		l.stands()
+	}
 	now := l.now()
 	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
 	l.count(func(s *Status) {
@@ -191,6 +194,7 @@ func (l *Loop) repair(ctx context.Context, differing []string) error {
 	}
 	if err == nil {
 		l.judged = f.Snapshot
+		l.stands()
 	}
 	l.count(func(s *Status) {
 		s.drift = nil

@@ -19,7 +19,7 @@ func spoils() map[string]func(*fakeKernel) {
 		"ipv4 mangle chain GH-FWD":           func(k *fakeKernel) { table(k, vpc.IPv4).chains["GH-FWD"] = nil },
 		"ipv6 mangle hook FORWARD -> GH-FWD": func(k *fakeKernel) { table(k, vpc.IPv6).hooks = nil },
 		"ipv6 mangle hook INPUT -> GH-INPUT": func(k *fakeKernel) { table(k, vpc.IPv6).hooks[0].Position, table(k, vpc.IPv6).hooks[1].Position = 2, 2 },
-		"set gh4-prof":                       func(k *fakeKernel) { delete(k.sets, "gh4-prof") },
+		"set gh4-mark":                       func(k *fakeKernel) { delete(k.sets, "gh4-mark") },
 		"set gh6-gw": func(k *fakeKernel) {
 			k.sets["gh6-gw"] = firewall.Set{Name: "gh6-gw", Type: "hash:ip", Family: vpc.IPv6}
 		},
