@@ -74,7 +74,7 @@ test: need-root deps-test build ## the whole suite: vet, staticcheck, tests with
 
 .PHONY: test-all
 test-all: test ## adds soaks and long crash loops
-	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -timeout 60m -count 1 ./firewall/... ./store/... ./internal/acceptance/...
+	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -timeout 60m -count 1 ./firewall/... ./store/... ./server/lease/... ./internal/acceptance/...
 
 # The peers that benchmarks compare with. Nothing of them may start on this host.
 BENCH_DNS_PACKAGES := nsd knot unbound dnsmasq-base dnsperf dnsutils iproute2 util-linux iptables ipset
@@ -112,6 +112,11 @@ bench-firewall-swaps: need-root deps-test build ## 500 changes under traffic in 
 .PHONY: soak-firewall
 soak-firewall: need-root deps-test build ## real packets through 5,000 random policies, as the policy says (most of an hour)
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -v -count 1 -timeout 110m -run '^TestTheKernelDoesWhatThePolicySays$$' ./internal/acceptance
+
+.PHONY: soak-leases
+soak-leases: need-root deps-test build ## the daemon killed 50 times under load, and 2,000,000 events in random orders: every acknowledged lease is there
+	GATEHOUSE_SOAK=1 $(GO) test -v -count 1 -timeout 60m -run '^TestAnyOrderOfEventsKeepsOneHolder$$' ./server/lease
+	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -v -count 1 -timeout 60m -run '^TestEveryAcknowledgedLeaseOutlivesAKill$$' ./internal/acceptance
 
 .PHONY: vulncheck
 vulncheck: ## known vulnerabilities of the libraries in use (asks the vulnerability database)

@@ -102,6 +102,7 @@ func (e *Engine) flush(ctx context.Context) {
 	e.settle(batch, leases, err)
 	<-e.turn
 
+	now := e.snapshot.Load()
 	for _, c := range batch {
 		if c.done == nil {
 			continue
@@ -112,6 +113,8 @@ func (e *Engine) flush(ctx context.Context) {
 			c.done(err)
 		case !written || l.State != vpc.LeaseBound || l.MAC != c.lease.MAC || l.Expires.Before(c.lease.Expires):
 			c.done(ErrSuperseded) // what is durable is not what this client was going to be told
+		case now != s && !owns(now, l):
+			c.done(ErrSuperseded) // the address was taken from it while this was written
 		default:
 			c.done(nil)
 		}

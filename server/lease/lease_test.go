@@ -54,6 +54,10 @@ var seats = []seat{
 }
 
 func network(revision uint64, seats ...seat) *vpc.Snapshot {
+	return vpc.NewSnapshot(networkSpec(seats...), vpc.Host{Region: "lab"}, revision)
+}
+
+func networkSpec(seats ...seat) *vpc.Spec {
 	v := &vpc.VPCSpec{ID: "vpc-1", Name: "research", CIDRBlock: netip.MustParsePrefix("10.20.0.0/16"), IPv6CIDRBlock: netip.MustParsePrefix("fd00:20::/56")}
 	v.SetDefaults()
 	v.DHCPOptions.LeaseTime, v.DHCPOptions.IPv6LeaseTime = vpc.Duration(time.Hour), vpc.Duration(2*time.Hour)
@@ -73,7 +77,7 @@ func network(revision uint64, seats ...seat) *vpc.Snapshot {
 		}
 		v.Instances = append(v.Instances, &vpc.InstanceSpec{ID: "i-" + s.mac.String(), Name: "host-" + s.mac.String(), Interfaces: []*vpc.InterfaceSpec{nic}})
 	}
-	return vpc.NewSnapshot(&vpc.Spec{VPCs: []*vpc.VPCSpec{v}}, vpc.Host{Region: "lab"}, revision)
+	return &vpc.Spec{VPCs: []*vpc.VPCSpec{v}}
 }
 
 func (s seat) addr(f vpc.Family) netip.Addr {
@@ -90,6 +94,8 @@ type memoryStore struct {
 	puts   int
 	fail   error
 	gate   chan struct{} // when set, every put waits for one receive
+
+	before, after func() // when set, called around what a put writes
 }
 
 func (m *memoryStore) PutLeases(ctx context.Context, leases ...vpc.Lease) error {
@@ -105,6 +111,12 @@ func (m *memoryStore) PutLeases(ctx context.Context, leases ...vpc.Lease) error 
 	m.puts++
 	if m.fail != nil {
 		return m.fail
+	}
+	if m.before != nil {
+		m.before()
+	}
+	if m.after != nil {
+		defer m.after()
 	}
 	for _, l := range leases {
 		m.leases[l.Address] = l
@@ -137,9 +149,10 @@ func (m *memoryStore) all() []vpc.Lease {
 // bench is an engine with everything around it in the test's hand.
 type bench struct {
 	*Engine
-	store *memoryStore
-	now   time.Time
-	log   bytes.Buffer
+	store    *memoryStore
+	enroller Enroller
+	now      time.Time
+	log      bytes.Buffer
 }
 
 func newBench(s *vpc.Snapshot) *bench {
@@ -151,7 +164,7 @@ func newBench(s *vpc.Snapshot) *bench {
 // restart makes a new engine from what the store has.
 func (b *bench) restart(s *vpc.Snapshot) {
 	b.Engine = New(Config{
-		Store: b.store, Now: func() time.Time { return b.now },
+		Store: b.store, Enroller: b.enroller, Now: func() time.Time { return b.now },
 		Logger: slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}, b.store.all())
 	b.SetSnapshot(s)
