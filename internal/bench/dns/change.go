@@ -8,17 +8,15 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gatehouse/configs"
 	"gatehouse/server/api"
@@ -36,7 +34,7 @@ const (
 
 	changeSpan   = 10 * time.Second // of one measurement; a revision is applied within it
 	changeAfter  = 2 * time.Second
-	askers       = 8  // sockets
+	sockets      = 8
 	outstanding  = 12 // questions of each at a time
 	askPatience  = time.Second
 	questionKind = 2 // every other question is about an instance, which never changes
@@ -172,54 +170,50 @@ func askAndCheck(args []string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var (
-		all    = hosts()
-		newest atomic.Int64 // generation
-		done   sync.WaitGroup
-		each   [askers]asker
-		end    = time.Now().Add(span)
-	)
-	for k := range each {
-		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(server, 53)))
-		if err != nil {
+	a := asker{hosts: hosts(), random: rand.New(rand.NewPCG(7, 5)), reply: make([]byte, 2048)}
+	for k := range a.sockets {
+		if a.sockets[k].fd, err = openSocket(server); err != nil {
 			return err
 		}
-		each[k] = asker{conn: conn, hosts: all, random: rand.New(rand.NewPCG(uint64(k), 5)), newest: &newest}
-		done.Go(func() { each[k].err = each[k].run(end) })
 	}
-	done.Wait()
-	var sum change
-	var took []time.Duration
-	for _, a := range each {
-		if a.err != nil {
-			return a.err
-		}
-		sum.Answers += a.Answers
-		sum.Lost += a.Lost
-		sum.Wrong += a.Wrong
-		sum.Mixed += a.Mixed
-		sum.Old += a.Old
-		took = append(took, a.took...)
+	if err := a.run(time.Now().Add(span)); err != nil {
+		return err
 	}
-	sum.Newest = int(newest.Load())
-	if len(took) > 0 {
-		slices.Sort(took)
-		sum.P50, sum.P99 = float64(took[len(took)/2].Microseconds()), float64(took[len(took)*99/100].Microseconds())
+	if len(a.took) > 0 {
+		slices.Sort(a.took)
+		a.P50, a.P99 = float64(a.took[len(a.took)/2].Microseconds()), float64(a.took[len(a.took)*99/100].Microseconds())
 	}
-	return json.NewEncoder(w).Encode(sum)
+	return json.NewEncoder(w).Encode(a.change)
 }
 
-// asker asks on one socket, a few questions at a time.
+// openSocket opens a UDP socket that is connected to a server and never blocks.
+func openSocket(server netip.Addr) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0, fmt.Errorf("socket: %w", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: server.As4()}); err != nil {
+		return 0, fmt.Errorf("connect to %s: %w", server, err)
+	}
+	return fd, nil
+}
+
+// asker asks on a few sockets in turns, a few questions at a time on each. It is one thread: several on one core would wait
+// for each other longer than for the server.
 type asker struct {
 	change
-	conn   *net.UDPConn
-	hosts  []host
-	random *rand.Rand
-	newest *atomic.Int64 // generation that anybody has seen
-	open   [outstanding]asked
-	took   []time.Duration
-	buf    []byte
-	err    error
+	sockets [sockets]socket
+	hosts   []host
+	random  *rand.Rand
+	newest  int64 // generation that has been seen
+	took    []time.Duration
+	buf     []byte
+	reply   []byte
+}
+
+type socket struct {
+	fd   int
+	open [outstanding]asked
 }
 
 // asked is a question that waits for its answer. Its ID is its place, and above that a count of what was asked there.
@@ -231,53 +225,90 @@ type asked struct {
 	alias bool
 }
 
+// run asks until the end.
 func (a *asker) run(end time.Time) error {
-	defer a.conn.Close()
-	for place := range a.open {
-		if err := a.send(place); err != nil {
-			return err
+	var fds [sockets]unix.PollFd
+	for k := range a.sockets {
+		s := &a.sockets[k]
+		defer unix.Close(s.fd)
+		fds[k] = unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
+		for place := range s.open {
+			if err := a.send(s, place); err != nil {
+				return err
+			}
 		}
 	}
-	reply := make([]byte, 2048)
-	for time.Now().Before(end) {
-		a.conn.SetReadDeadline(time.Now().Add(askPatience))
-		n, err := a.conn.Read(reply)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			for place := range a.open {
+	for look := time.Now().Add(askPatience); time.Now().Before(end); {
+		got := 0
+		for k := range a.sockets {
+			ok, err := a.receive(&a.sockets[k])
+			if err != nil {
+				return err
+			}
+			if ok {
+				got++
+			}
+		}
+		if got == 0 {
+			if _, err := unix.Poll(fds[:], int(askPatience.Milliseconds())); err != nil && err != unix.EINTR {
+				return fmt.Errorf("poll: %w", err)
+			}
+		}
+		if now := time.Now(); now.After(look) {
+			look = now.Add(askPatience)
+			if err := a.giveUp(now); err != nil {
+				return err
+			}
+		}
+	}
+	a.Newest = int(a.newest)
+	return nil
+}
+
+// receive takes one answer from a socket, if there is one, and asks something else in its place.
+func (a *asker) receive(s *socket) (bool, error) {
+	n, err := unix.Read(s.fd, a.reply)
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("receive: %w", err)
+	case n < 12:
+		a.Wrong++
+		return true, nil
+	}
+	id := binary.BigEndian.Uint16(a.reply)
+	q := &s.open[int(id)%outstanding]
+	if q.id != id {
+		return true, nil // it was taken for lost
+	}
+	a.Answers++
+	a.took = append(a.took, time.Since(q.at))
+	a.check(q, a.reply[:n])
+	return true, a.send(s, int(id)%outstanding)
+}
+
+// giveUp takes what was asked long ago for lost and asks something else instead.
+func (a *asker) giveUp(now time.Time) error {
+	for k := range a.sockets {
+		s := &a.sockets[k]
+		for place := range s.open {
+			if now.Sub(s.open[place].at) > askPatience {
 				a.Lost++
-				if err := a.send(place); err != nil {
+				if err := a.send(s, place); err != nil {
 					return err
 				}
 			}
-			continue
-		case err != nil:
-			return err
-		case n < 12:
-			a.Wrong++
-			continue
 		}
-		id := binary.BigEndian.Uint16(reply)
-		place := int(id) % outstanding
-		if a.open[place].id != id {
-			continue // it was taken for lost
-		}
-		a.Answers++
-		a.took = append(a.took, time.Since(a.open[place].at))
-		a.check(&a.open[place], reply[:n])
-		if err := a.send(place); err != nil {
-			return err
-		}
-		runtime.Gosched() // all are on one core: or one would run until it has nothing to read
 	}
 	return nil
 }
 
 // send asks something at a place.
-func (a *asker) send(place int) error {
-	q := &a.open[place]
+func (a *asker) send(s *socket, place int) error {
+	q := &s.open[place]
 	count := (int(q.id)/outstanding + 1) % (1 << 16 / outstanding)
-	*q = asked{id: uint16(count*outstanding + place), after: a.newest.Load(), alias: a.random.IntN(questionKind) == 0}
+	*q = asked{id: uint16(count*outstanding + place), after: a.newest, alias: a.random.IntN(questionKind) == 0}
 	labels := ""
 	if q.alias {
 		q.index = a.random.IntN(changed / 2)
@@ -293,8 +324,15 @@ func (a *asker) send(place int) error {
 	}
 	a.buf = append(a.buf, 0, 0, 1, 0, 1) // A, IN
 	q.at = time.Now()
-	_, err := a.conn.Write(a.buf)
-	return err
+	for {
+		switch _, err := unix.Write(s.fd, a.buf); err {
+		case nil, unix.EAGAIN: // without room it is lost
+			return nil
+		case unix.EINTR:
+		default:
+			return fmt.Errorf("ask: %w", err)
+		}
+	}
 }
 
 // check compares an answer with what the generation that it says it is from must say.
@@ -332,7 +370,5 @@ func (a *asker) check(q *asked, m []byte) {
 	case int64(n) < q.after:
 		a.Old++
 	}
-	for was := a.newest.Load(); int64(n) > was && !a.newest.CompareAndSwap(was, int64(n)); {
-		was = a.newest.Load()
-	}
+	a.newest = max(a.newest, int64(n))
 }

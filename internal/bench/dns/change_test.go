@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 )
 
@@ -42,7 +41,7 @@ func TestEveryAnswerIsChecked(t *testing.T) {
 		{"a target alone", true, 3, answerOf(0, 0, target(7, 3)), change{Wrong: 1}},
 		{"a header alone", true, 3, answerOf(0, 0, target(7, 3))[:12], change{Wrong: 1}},
 	} {
-		a := asker{hosts: all, newest: new(atomic.Int64)}
+		a := asker{hosts: all}
 		a.check(&asked{index: 7, alias: tt.alias, after: tt.after}, tt.answer)
 		if a.change != tt.want {
 			t.Errorf("%s: %+v, want %+v", tt.what, a.change, tt.want)
