@@ -84,7 +84,7 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSystem(t)
+	s := newSystem(t, "booted")
 	s.boot()
 
 	s.part("the package is installed and runs", func(s *system) {

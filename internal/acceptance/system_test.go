@@ -29,7 +29,8 @@ type system struct {
 	boots int
 	cmd   *exec.Cmd
 	ended chan error
-	pid   int // of its systemd, as this machine sees it
+	pid   int          // of its systemd, as this machine sees it
+	last  func(func()) // does something when the whole test ends, not just a part of it
 }
 
 // systemInit makes the files of the system and becomes its systemd. A cgroup and a network have been given to it; $1 is
@@ -74,17 +75,17 @@ exec env -i container=sandbox PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
 	/lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no </dev/null >/dev/null 2>&1
 `
 
-// newSystem installs the machine; nothing runs yet.
-func newSystem(t *testing.T) *system {
+// newSystem installs the machine; nothing runs yet. Those that run at the same time have different labels.
+func newSystem(t *testing.T, label string) *system {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	raising.Lock()
-	lab, err := netlab.New("booted")
+	lab, err := netlab.New(label)
 	raising.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &system{T: t, ctx: ctx, lab: lab}
+	s := &system{T: t, ctx: ctx, lab: lab, last: t.Cleanup}
 	t.Cleanup(func() {
 		if t.Failed() && s.pid != 0 {
 			out, _ := s.in("journalctl", "-b", "--no-pager", "-o", "short-monotonic", "-u", "gatehouse*", "-u", "first-link") // only to say more

@@ -28,6 +28,9 @@ const (
 	FindingUFW            = "host.ufw"
 	FindingFirewalld      = "host.firewalld"
 	FindingNetworkManager = "host.networkmanager"
+	FindingNetworkd       = "host.networkd"
+	FindingResolved       = "host.resolved"
+	FindingFail2ban       = "host.fail2ban"
 	FindingLibvirt        = "host.libvirt" // a network of libvirt, which has a DHCP and a DNS server of its own
 	FindingFlush          = "host.flush"   // a service that flushes all rules when it is reloaded
 	FindingLooking        = "host.survey"  // something could not be looked at
@@ -64,9 +67,17 @@ func Look(root string, g Gateway) []Finding {
 		{[]string{"docker"}, Finding{false, FindingDocker, "Docker is running: it drops what it does not know in FORWARD",
 			"nothing: gatehouse's guests pass before that; attach containers to a vSwitch by macvlan or a veth, not by Docker's own bridges"}},
 		{[]string{"firewalld"}, Finding{false, FindingFirewalld, "firewalld is running: it refuses forwarded packets of links that are in no zone that admits them, whatever others accept",
-			"put the vSwitches' links into the zone trusted; gatehouse decides what passes: for l in " + links + "; do firewall-cmd --permanent --zone=trusted --add-interface=$l; done; firewall-cmd --reload"}},
+			"let it admit what gatehouse decides about: for l in " + links + "; do firewall-cmd --permanent --zone=trusted --add-interface=$l; done; " +
+				"firewall-cmd --permanent --new-policy gatehouse; firewall-cmd --permanent --policy gatehouse --set-target ACCEPT; " +
+				"firewall-cmd --permanent --policy gatehouse --add-ingress-zone ANY; firewall-cmd --permanent --policy gatehouse --add-egress-zone trusted; firewall-cmd --reload"}},
 		{[]string{"NetworkManager"}, Finding{false, FindingNetworkManager, "NetworkManager is running: it may take over links that it finds",
 			"tell it that they are gatehouse's: printf '[keyfile]\\nunmanaged-devices=interface-name:gh-*" + unmanaged(g.Links) + "\\n' > /etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload"}},
+		{[]string{"systemd-networkd"}, Finding{false, FindingNetworkd, "systemd-networkd is running: it configures every link that one of its files matches, and clears what others have set there",
+			"if a file matches more than the host's own links: printf '[Match]\\nName=gh-*" + networkdNames(g.Links) + "\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-gatehouse.network; networkctl reload"}},
+		{[]string{"systemd-resolved"}, Finding{false, FindingResolved, "systemd-resolved is running: it answers on 127.0.0.53 and 127.0.0.54, which no guest reaches",
+			"nothing, as long as its DNSStubListenerExtra= names no address of a vSwitch; the upstream \"system\" is then it"}},
+		{[]string{"fail2ban"}, Finding{false, FindingFail2ban, "fail2ban is running: whom it has banned reaches none of the gateway's own ports that it guards",
+			"nothing: what guests may reach is decided before that, and no ban concerns what is forwarded"}},
 		{[]string{"nftables", "netfilter-persistent", "iptables"}, Finding{false, FindingFlush, "a service loads rules of its own at boot, and flushes all rules when it is started again",
 			"nothing: gatehouse puts its rules back by itself; `gatehouse firewall resync` does it at once"}},
 	} {
@@ -102,6 +113,16 @@ func unmanaged(links []string) string {
 	for _, l := range links {
 		if !strings.HasPrefix(l, "gh-") {
 			out += ";interface-name:" + l
+		}
+	}
+	return out
+}
+
+func networkdNames(links []string) string {
+	out := ""
+	for _, l := range links {
+		if !strings.HasPrefix(l, "gh-") {
+			out += " " + l
 		}
 	}
 	return out
