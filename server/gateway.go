@@ -49,6 +49,8 @@ type Gateway struct {
 	ready   atomic.Bool
 	settled func() // called when the daemon is ready
 
+	watchRules func(context.Context) error // tells firewall that somebody has changed the kernel's rules
+
 	// change serialises writers from reading the desired state to storing the new one.
 	change sync.Mutex
 	draft  *vpc.Snapshot // of the last state that was checked; held by change

@@ -175,8 +175,17 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
+	changes := make(chan struct{}, 1)
+	g.watchRules = func(ctx context.Context) error {
+		return tables.Watch(ctx, func() {
+			select {
+			case changes <- struct{}{}:
+			default: // told already
+			}
+		})
+	}
 	g.firewall = reconcile.New(reconcile.Options{
-		IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
+		Changes: changes, IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
 		VerifyInterval: time.Duration(c.Firewall.VerifyInterval), Logger: log,
 	})
 	leases, err := st.Leases()
@@ -304,6 +313,7 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 	tasks, ctx := errgroup.WithContext(ctx)
 	for name, task := range map[string]func(context.Context) error{
 		"firewall": g.firewall.Run,
+		"rules":    g.watchRules,
 		"links":    g.links.Run,
 		"leases":   g.leases.Run,
 		"dhcp4":    g.dhcp4.Run,

@@ -559,3 +559,55 @@ func TestTheGenerationFollowsEveryChange(t *testing.T) {
 		}
 	})
 }
+
+func TestWatchTellsOfEveryChange(t *testing.T) {
+	onBoth(t, func(t *testing.T, d *Driver) {
+		ctx, cancel := context.WithCancel(t.Context())
+		told := make(chan struct{}, 100)
+		done := make(chan error, 1)
+		go func() { done <- d.Watch(ctx, func() { told <- struct{}{} }) }()
+		change := func(f vpc.Family) {
+			t.Helper()
+			if err := d.Restore(ctx, f, "*mangle\n:GH-WATCH - [0:0]\n-A GH-WATCH -j RETURN\nCOMMIT\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.backend.Mode != NFT {
+			change(vpc.IPv4)
+			cancel()
+			if err := <-done; err != nil || len(told) > 0 {
+				t.Errorf("told %d times, %v", len(told), err)
+			}
+			return
+		}
+		// It may not listen yet: the first changes are made until it does.
+		deadline := time.After(20 * time.Second)
+		for listening := false; !listening; {
+			change(vpc.IPv4)
+			select {
+			case <-told:
+				listening = true
+			case err := <-done:
+				t.Fatalf("it has ended: %v", err)
+			case <-time.After(10 * time.Millisecond):
+			case <-deadline:
+				t.Fatal("it tells nothing")
+			}
+		}
+		for len(told) > 0 {
+			<-told
+		}
+		for _, f := range vpc.Families() {
+			change(f)
+			select {
+			case <-told:
+			case <-deadline:
+				t.Fatalf("%s: not told", f)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -53,8 +53,15 @@ const (
 	// verifyShare is how many times longer than a verification the pause after it is at least: 2 % of one CPU.
 	verifyShare = 50
 
-	repairBurst    = 5               // repairs in a row
-	repairInterval = 2 * time.Minute // then one in this time
+	// hearPause is how long others may go on changing rules before they are looked at: a program that reloads its own makes
+	// several changes in a row.
+	hearPause = 10 * time.Millisecond
+	// hearShare is the pause after a verification before the next one that a change of others asks for, in times of its length:
+	// 10 % of one CPU.
+	hearShare = 10
+
+	repairBurst    = 10          // repairs in a row
+	repairInterval = time.Minute // then one in this time: without one, what others have removed is not refused
 
 	undoTimeout = time.Minute // for going back after a failure, also while the daemon stops
 )
@@ -70,6 +77,7 @@ type Options struct {
 
 	Features       firewall.Features // as probed; RefuseMidStream is the loop's to decide
 	VerifyInterval time.Duration     // 30s when zero
+	Changes        <-chan struct{}   // somebody, perhaps the Loop, has changed rules; nil: nobody tells
 	Now            func() time.Time  // time.Now when nil
 	Logger         *slog.Logger      // discards when nil
 
@@ -105,6 +113,8 @@ type Loop struct {
 	refuseFrom time.Time     // when RefuseMidStream begins; zero until rules are in force
 	failing    *failure
 	verifyAt   time.Time
+	verified   time.Time     // when the last verification ended
+	verifyTook time.Duration // and how long it took
 	repairs    bucket
 }
 
@@ -202,6 +212,8 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.attempt(ctx)
 		case j := <-l.jobs:
 			j.done <- j.do(ctx)
+		case <-l.opt.Changes:
+			l.hear(ctx)
 		case <-timer.C:
 			l.tick(ctx)
 		}
@@ -240,6 +252,20 @@ func (l *Loop) tick(ctx context.Context) {
 		l.attempt(ctx)
 	case f != nil && due(l.verifyAt):
 		l.verifyAndRepair(ctx)
+	}
+}
+
+// hear brings the next verification forward when somebody else has changed rules.
+func (l *Loop) hear(ctx context.Context) {
+	if l.force.Load() == nil || l.writer.carries != nil && l.writer.certain(ctx) {
+		return
+	}
+	at := l.now().Add(hearPause)
+	if rested := l.verified.Add(hearShare * l.verifyTook); at.Before(rested) {
+		at = rested
+	}
+	if at.Before(l.verifyAt) {
+		l.verifyAt = at
 	}
 }
 

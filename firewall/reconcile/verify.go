@@ -131,7 +131,8 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 		l.stands()
 	}
 	now := l.now()
-	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
+	l.verified, l.verifyTook = now, now.Sub(start)
+	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*l.verifyTook))
 	l.count(func(s *Status) {
 		s.Verifies++
 		s.LastVerify, s.LastVerifyTook = now, now.Sub(start)

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -116,6 +117,44 @@ func TestTwoProgramsThatUndoEachOthersWorkDoNotSpin(t *testing.T) {
 		pass(2 * repairInterval)
 		if s := l.Status(); !s.Healthy() {
 			t.Errorf("still unhealthy when the other has gone: %v", s.Problems)
+		}
+	})
+}
+
+func TestWhatOthersRemoveIsRepairedAsSoonAsItIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		changes := make(chan struct{}, 1)
+		k := newFakeKernel()
+		opt := k.drivers()
+		opt.Changes, opt.VerifyInterval = changes, time.Hour
+		l := New(opt)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
+		w := newWorld()
+		changes <- struct{}{} // before anything is in force
+		apply(t, l, w)
+		pass(time.Minute)
+		changes <- struct{}{} // our own change
+		pass(time.Minute)
+		if n := l.Status().Verifies; n > 1 {
+			t.Errorf("%d verifications though nobody else has changed anything", n)
+		}
+		for range 3 {
+			k.lock(func() { k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil })
+			changes <- struct{}{}
+			pass(2 * hearPause)
+			checkCarries(t, k, w, true)
+			pass(time.Second)
+		}
+		if n := l.Status().Repairs; n != 3 {
+			t.Errorf("%d repairs, want 3", n)
 		}
 	})
 }
