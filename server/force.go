@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
+	"gatehouse/server/link"
 	"gatehouse/vpc"
 )
 
@@ -27,7 +30,8 @@ const largeChange = time.Second
 
 // force puts snapshots in force, one at a time and the newest first: what was asked for while one was being applied is
 // coalesced. A revision that a step refuses stays the goal and is tried again; the steps behind the refusing one are not
-// taken, so nothing is served that the rules do not cover.
+// taken, so nothing is served that the rules do not cover. Links that are refused to some vSwitches do not keep the others from
+// being served.
 type force struct {
 	log    *slog.Logger
 	goal   func() *vpc.Snapshot // the newest stored snapshot
@@ -89,7 +93,9 @@ func (f *force) Run(ctx context.Context) error {
 			retry.Stop()
 			continue
 		}
-		f.log.Error("put in force", "revision", s.Revision, "error", err)
+		if !isPartial(err) { // the links have said it
+			f.log.Error("put in force", "revision", s.Revision, "error", err)
+		}
 		retry.Reset(retryAfter[min(failures, len(retryAfter)-1)])
 		failures++
 	}
@@ -113,7 +119,12 @@ func (f *force) attempt(ctx context.Context, s *vpc.Snapshot) error {
 	}
 	for _, st := range f.steps {
 		if err := st.apply(ctx, s); err != nil {
-			return fmt.Errorf("%s: %w", st.name, err)
+			err = fmt.Errorf("%s: %w", st.name, err)
+			// What a host has come to refuse is a problem of health; who changes something else is told that it is in force.
+			if partial, ok := errors.AsType[*link.PartialError](err); ok {
+				f.onDone(without(s, partial.Refused))
+			}
+			return err
 		}
 	}
 	f.onDone(s)
@@ -124,7 +135,7 @@ func (f *force) attempt(ctx context.Context, s *vpc.Snapshot) error {
 func (f *force) finish(revision uint64, err error) {
 	f.mu.Lock()
 	f.attempted, f.err = revision, err
-	if err == nil {
+	if err == nil || isPartial(err) {
 		f.applied = revision
 	}
 	close(f.changed)
@@ -189,9 +200,35 @@ func (f *force) Wait(ctx context.Context, revision uint64) error {
 	}
 }
 
-// State gives the newest revision in force, and why the newest attempt failed.
+func isPartial(err error) bool {
+	_, ok := errors.AsType[*link.PartialError](err)
+	return ok
+}
+
+// State gives the newest revision in force, and why the newest attempt failed, or is in force but for some vSwitches.
 func (f *force) State() (applied uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.applied, f.err
+}
+
+// without returns the snapshot for those who serve links, with nothing for them to serve where a vSwitch was refused its link. Such
+// a vSwitch is one whose guests are behind a relay that nobody is.
+func without(s *vpc.Snapshot, refused []*link.RefusedError) *vpc.Snapshot {
+	spec := *s.Spec
+	spec.VPCs = slices.Clone(spec.VPCs)
+	for i, v := range spec.VPCs {
+		for _, r := range refused {
+			k := slices.IndexFunc(v.VSwitches, func(w *vpc.VSwitchSpec) bool { return r.VPC == v.Name && r.VSwitch == w.Name })
+			if k < 0 {
+				continue
+			}
+			closed, other := *spec.VPCs[i], *v.VSwitches[k]
+			other.Attach = vpc.AttachSpec{Relay: []netip.Addr{netip.IPv6Unspecified()}}
+			closed.VSwitches = slices.Clone(closed.VSwitches)
+			closed.VSwitches[k] = &other
+			spec.VPCs[i] = &closed
+		}
+	}
+	return vpc.NewSnapshot(&spec, s.Host, s.Revision)
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"gatehouse/server/link"
 	"gatehouse/vpc"
 )
 
@@ -75,6 +77,47 @@ func TestForce(t *testing.T) {
 			synctest.Wait()
 			if applied, err := f.State(); applied != 3 || err != nil {
 				t.Errorf("after the kernel gives in: applied %d, error %v", applied, err)
+			}
+		})
+	})
+	t.Run("what a link refuses to some does not keep the others from being served", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			spec := &vpc.Spec{VPCs: []*vpc.VPCSpec{{Name: "lab", VSwitches: []*vpc.VSwitchSpec{
+				{ID: "vsw-1", Name: "good", CIDRBlock: netip.MustParsePrefix("10.0.1.0/24")},
+				{ID: "vsw-2", Name: "bad", CIDRBlock: netip.MustParsePrefix("10.0.2.0/24"), Attach: vpc.AttachSpec{Bridge: "eth9"}},
+			}}}}
+			goal := vpc.NewSnapshot(spec, vpc.Host{}, 5)
+			var last atomic.Pointer[vpc.Snapshot]
+			var refusal atomic.Pointer[error]
+			partial := error(&link.PartialError{Refused: []*link.RefusedError{{VPC: "lab", VSwitch: "bad", Reason: "eth9 is no bridge"}}})
+			refusal.Store(&partial)
+			f := newForce(slog.New(slog.DiscardHandler), func() *vpc.Snapshot { return goal }, last.Store,
+				step{"links", func(context.Context, *vpc.Snapshot) error { return *refusal.Load() }})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go f.Run(ctx)
+			if err := f.Wait(ctx, 5); err != nil {
+				t.Errorf("wait: %v", err)
+			}
+			applied, err := f.State()
+			if applied != 5 || err == nil || err.Error() != "links: vSwitch bad: eth9 is no bridge" {
+				t.Errorf("applied %d, error %v", applied, err)
+			}
+			served := last.Load()
+			for _, w := range served.VSwitches {
+				if w.HasLink() != (w.Name == "good") {
+					t.Errorf("vSwitch %s is served on its link: %v", w.Name, w.HasLink())
+				}
+			}
+			if !goal.VSwitchByID("vsw-2").HasLink() || served.Revision != 5 {
+				t.Error("the goal itself has been changed, or its revision")
+			}
+			freed := error(nil)
+			refusal.Store(&freed)
+			time.Sleep(retryAfter[0] + retryAfter[1])
+			synctest.Wait()
+			if _, err := f.State(); err != nil || !last.Load().VSwitchByID("vsw-2").HasLink() {
+				t.Errorf("after it is freed: %v", err)
 			}
 		})
 	})

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"gatehouse/server/api"
+	"gatehouse/server/link"
 	"gatehouse/vpc"
 )
 
@@ -25,6 +26,9 @@ func (g *Gateway) Status(context.Context) (*api.Status, error) {
 	switch {
 	case errors.Is(err, errTornDown):
 		st.Problems = append(st.Problems, api.Problem{Code: "torn-down", Message: err.Error(), Remedy: "restart the daemon: systemctl restart gatehouse"})
+	case isPartial(err):
+		// Which vSwitches they are, and why, is among the links' findings.
+		st.Problems = append(st.Problems, rangeProblems(err)...)
 	case err != nil:
 		st.Problems = append(st.Problems, api.Problem{Code: "not-in-force", Message: (&notInForce{s.Revision, err}).Error(), Remedy: remedyOf(err)})
 	}
@@ -51,6 +55,18 @@ func (g *Gateway) Status(context.Context) (*api.Status, error) {
 	st.Problems = append(st.Problems, g.partProblems()...)
 	st.Healthy = len(st.Problems) == 0
 	return st, nil
+}
+
+// rangeProblems are the refusals of whole VPCs.
+func rangeProblems(err error) []api.Problem {
+	var out []api.Problem
+	partial, _ := errors.AsType[*link.PartialError](err)
+	for _, r := range partial.Refused {
+		if r.VSwitch == "" {
+			out = append(out, api.Problem{Code: link.FindingRefused, Message: r.Error(), Remedy: partial.Remedy()})
+		}
+	}
+	return out
 }
 
 // remedyOf asks an error for its remedy.

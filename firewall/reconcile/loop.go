@@ -59,6 +59,8 @@ const (
 	// hearShare is the pause after a verification before the next one that a change of others asks for, in times of its length:
 	// 10 % of one CPU.
 	hearShare = 10
+	// repairPause is how long after a repair everything is looked at again at the earliest.
+	repairPause = 200 * time.Millisecond
 
 	repairBurst    = 10          // repairs in a row
 	repairInterval = time.Minute // then one in this time: without one, what others have removed is not refused

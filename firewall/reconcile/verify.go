@@ -116,6 +116,7 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	}
 	start := l.now()
 	l.writer.forget()
+	before := l.writer.now(ctx)
 	k, err := l.writer.read(ctx)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	} else {
 		l.judged = nil // flows that came into being meanwhile were judged by nobody
 	}
-	l.writer.settle(ctx)
+	l.writer.settleAt(before)
 	if len(differing) == 0 && l.judged == f.Snapshot {
 		l.stands()
 	}
@@ -177,6 +178,10 @@ func (l *Loop) verifyAndRepair(ctx context.Context) {
 	}
 	if err := l.repair(ctx, differing); err != nil && ctx.Err() == nil {
 		l.log.Error("the firewall is not repaired", "err", err)
+	}
+	if l.opt.Changes != nil {
+		// Who has changed something may not be done yet, and what he did while we wrote looks like our own.
+		l.verifyAt = l.now().Add(max(repairPause, hearShare*l.verifyTook))
 	}
 }
 

@@ -64,10 +64,21 @@ func (w *writer) read(ctx context.Context) (*kernel, error) {
 func (w *writer) forget() { w.known, w.carries, w.left, w.counted = nil, nil, leftovers{}, false }
 
 // settle notes that what is remembered is what the kernel has now.
-func (w *writer) settle(ctx context.Context) {
-	n, ok, err := w.iptables.Generation(ctx)
-	w.generation, w.counted = n, ok && err == nil // without the number nothing is certain
+func (w *writer) settle(ctx context.Context) { w.settleAt(w.now(ctx)) }
+
+// moment is the number of the kernel's rules at some time.
+type moment struct {
+	generation uint32
+	counted    bool // without the number nothing is certain
 }
+
+func (w *writer) now(ctx context.Context) moment {
+	n, ok, err := w.iptables.Generation(ctx)
+	return moment{n, ok && err == nil}
+}
+
+// settleAt notes that what is remembered was read after that moment: if nobody has changed anything since, the kernel has it.
+func (w *writer) settleAt(m moment) { w.generation, w.counted = m.generation, m.counted }
 
 // certain reports whether nobody has changed the kernel's rules since settle: nf_tables counts its changes, legacy tables
 // do not.

@@ -230,7 +230,7 @@ func (d *differ) accept() []accepted {
 		}
 		if err := d.refusal(w, l, u != nil); err != nil {
 			d.out.refused = append(d.out.refused, err)
-			d.find(FindingRefused, w, "", "%s", err.Error())
+			d.find(FindingRefused, w, (&PartialError{}).Remedy(), "%s", err.Error())
 			continue
 		}
 		switch {

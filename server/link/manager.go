@@ -45,15 +45,16 @@ type Manager struct {
 	pings    chan struct{} // somebody asks whether Run still runs
 	interest atomic.Pointer[interest]
 
-	mu       sync.Mutex     // held while the kernel is compared and changed
-	plan     *plan          // nil before the first Apply: nothing is touched
-	settled  map[string]int // indexes of the links that are up, by name, when the last comparison left nothing to do; else nil
-	undo     *undo
-	saved    []byte // the undo as the journal has it
-	holds    *holds
-	findings []Finding
-	repair   error               // of the last comparison in the background
-	claims   map[vpc.MAC]claimed // the last refused claim on each MAC
+	mu        sync.Mutex     // held while the kernel is compared and changed
+	plan      *plan          // nil before the first Apply: nothing is touched
+	settled   map[string]int // indexes of the links that are up, by name, when the last comparison left nothing to do; else nil
+	undo      *undo
+	saved     []byte // the undo as the journal has it
+	holds     *holds
+	findings  []Finding
+	complaint error               // of the last comparison in the background
+	repair    error               // the same, unless it is among the findings
+	claims    map[vpc.MAC]claimed // the last refused claim on each MAC
 }
 
 const (
@@ -121,7 +122,7 @@ func New(ctx context.Context, opt Options) (*Manager, error) {
 func (m *Manager) Close() { m.k.close() }
 
 // Apply makes the links what the snapshot wants. A vSwitch whose link or range is somebody else's is refused and left
-// alone, the others are served; all problems are in the error (RefusedError among them). A plain interface that is not
+// alone, the others are served; all problems are in the error, which is a *PartialError when there are no others. A plain interface that is not
 // there yet is a finding, and is taken when it comes.
 func (m *Manager) Apply(ctx context.Context, s *vpc.Snapshot) error {
 	m.mu.Lock()
@@ -221,10 +222,14 @@ func (m *Manager) keep(ctx context.Context) {
 	m.mu.Lock()
 	err := m.sync(ctx)
 	if ctx.Err() == nil {
-		if err != nil && (m.repair == nil || m.repair.Error() != err.Error()) {
+		if err != nil && (m.complaint == nil || m.complaint.Error() != err.Error()) {
 			m.opt.Logger.Error("links are not as they should be", "error", err)
 		}
+		m.complaint = err
 		m.repair = err
+		if _, partial := errors.AsType[*PartialError](err); partial {
+			m.repair = nil // each refusal is a finding
+		}
 	}
 	m.mu.Unlock()
 	select {
@@ -450,7 +455,7 @@ func (m *Manager) sync(ctx context.Context) error {
 				if len(problems) == 0 {
 					m.settled = settled(m.plan, out.undo, st)
 				}
-				return errors.Join(problems...)
+				return refusals(problems)
 			}
 			if err := m.act(ctx, out.steps); err != nil {
 				problems = append(problems, err)

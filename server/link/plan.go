@@ -3,6 +3,7 @@ package link
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -220,6 +221,42 @@ func (e *RefusedError) Error() string {
 		return fmt.Sprintf("VPC %s: %s", e.VPC, e.Reason)
 	}
 	return fmt.Sprintf("vSwitch %s: %s", e.VSwitch, e.Reason)
+}
+
+// PartialError says that some vSwitches got no link, and all else is as it should be. What is refused is closed: rules come
+// before links.
+type PartialError struct{ Refused []*RefusedError }
+
+func (e *PartialError) Error() string { return errors.Join(e.Unwrap()...).Error() }
+
+// Unwrap gives the refusals.
+func (e *PartialError) Unwrap() []error {
+	errs := make([]error, len(e.Refused))
+	for i, r := range e.Refused {
+		errs[i] = r
+	}
+	return errs
+}
+
+// Remedy says what an operator can do.
+func (e *PartialError) Remedy() string {
+	return "free what is named, or correct the vSwitch's attach or range and apply it; all other vSwitches are served"
+}
+
+// refusals makes an error of what was refused when all else is done.
+func refusals(refused []error) error {
+	var out []*RefusedError
+	for _, err := range refused {
+		r, ok := err.(*RefusedError)
+		if !ok {
+			return errors.Join(refused...) // the datapath as a whole does not work
+		}
+		out = append(out, r)
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return &PartialError{out}
 }
 
 func refuse(sw *vpc.VSwitch, format string, args ...any) *RefusedError {

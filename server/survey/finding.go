@@ -66,14 +66,15 @@ func Look(root string, g Gateway) []Finding {
 	}{
 		{[]string{"docker"}, Finding{false, FindingDocker, "Docker is running: it drops what it does not know in FORWARD",
 			"nothing: gatehouse's guests pass before that; attach containers to a vSwitch by macvlan or a veth, not by Docker's own bridges"}},
-		{[]string{"firewalld"}, Finding{false, FindingFirewalld, "firewalld is running: it refuses forwarded packets of links that are in no zone that admits them, whatever others accept",
-			"let it admit what gatehouse decides about: for l in " + links + "; do firewall-cmd --permanent --zone=trusted --add-interface=$l; done; " +
+		{[]string{"firewalld"}, Finding{false, FindingFirewalld, "firewalld is running: it refuses forwarded packets of links that are in no zone that admits them, whatever others accept, and removes the rules of others when it is started, stopped or reloaded",
+			"gatehouse puts its rules back at once; let firewalld admit what gatehouse decides about: for l in " + links + "; do firewall-cmd --permanent --zone=trusted --add-interface=$l; done; " +
 				"firewall-cmd --permanent --new-policy gatehouse; firewall-cmd --permanent --policy gatehouse --set-target ACCEPT; " +
 				"firewall-cmd --permanent --policy gatehouse --add-ingress-zone ANY; firewall-cmd --permanent --policy gatehouse --add-egress-zone trusted; firewall-cmd --reload"}},
 		{[]string{"NetworkManager"}, Finding{false, FindingNetworkManager, "NetworkManager is running: it may take over links that it finds",
-			"tell it that they are gatehouse's: printf '[keyfile]\\nunmanaged-devices=interface-name:gh-*" + unmanaged(g.Links) + "\\n' > /etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload"}},
+			"tell it that they are gatehouse's, and their ports the guests': printf '[keyfile]\\nunmanaged-devices=driver:veth;driver:tun;interface-name:gh-*" + unmanaged(g.Links) + "\\n' > /etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload"}},
 		{[]string{"systemd-networkd"}, Finding{false, FindingNetworkd, "systemd-networkd is running: it configures every link that one of its files matches, and clears what others have set there",
-			"if a file matches more than the host's own links: printf '[Match]\\nName=gh-*" + networkdNames(g.Links) + "\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-gatehouse.network; networkctl reload"}},
+			"if a file matches more than the host's own links: printf '[Match]\\nName=gh-*" + networkdNames(g.Links) + "\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-gatehouse.network; " +
+				"printf '[Match]\\nKind=veth tun\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/06-gatehouse-ports.network; networkctl reload"}},
 		{[]string{"systemd-resolved"}, Finding{false, FindingResolved, "systemd-resolved is running: it answers on 127.0.0.53 and 127.0.0.54, which no guest reaches",
 			"nothing, as long as its DNSStubListenerExtra= names no address of a vSwitch; the upstream \"system\" is then it"}},
 		{[]string{"fail2ban"}, Finding{false, FindingFail2ban, "fail2ban is running: whom it has banned reaches none of the gateway's own ports that it guards",
@@ -98,6 +99,9 @@ func Look(root string, g Gateway) []Finding {
 // inTheWay reports whether a gateway cannot open its own socket because of a holder's.
 func (h Holder) inTheWay(g Gateway) bool {
 	a := h.Addr.Addr()
+	if h.Link != "" && !slices.Contains(g.Links, h.Link) {
+		return false
+	}
 	return a.IsUnspecified() || slices.Contains(g.Addrs, a.Unmap())
 }
 
@@ -151,10 +155,19 @@ func libvirt(root string, g Gateway) []Finding {
 		return nil // the pattern is good
 	}
 	var out []Finding
+	bridges, err := filepath.Glob(filepath.Join(root, "sys/class/net/virbr*"))
+	if err != nil {
+		return nil
+	}
+	if len(files) == 0 && len(bridges) > 0 {
+		// Its files are for root only.
+		out = append(out, Finding{false, FindingLibvirt, "libvirt has networks: they have servers of their own for DHCP and DNS",
+			"nothing, as long as no vSwitch is attached to a bridge of them; guests of a vSwitch have <interface type='bridge'> with its bridge; `virsh net-list` shows them"})
+	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // readable by root only
+			text = nil // readable by root only; that there is a network is known all the same
 		}
 		name := strings.TrimSuffix(filepath.Base(file), ".xml")
 		bridge := "a bridge"

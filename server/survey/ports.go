@@ -21,6 +21,7 @@ func exists(path string) bool {
 type Holder struct {
 	Network string // udp or tcp
 	Addr    netip.AddrPort
+	Link    string // that it is bound to; "": to all
 	PID     int    // 0: of somebody whose files we may not read
 	Process string // its name
 }
@@ -42,6 +43,10 @@ const tcpListen = "0A"
 // Holders lists who has a port open that a gateway serves: 53, and over UDP 67 and 547. What the process self has open is
 // left out, and other gatehouses.
 func Holders(root string, self int) ([]Holder, error) {
+	links := map[string]string{}
+	if root == "/" {
+		links = boundTo()
+	}
 	byInode := map[string][]Holder{}
 	for _, network := range []string{"udp", "tcp"} {
 		for _, version := range []string{"", "6"} {
@@ -51,7 +56,7 @@ func Holders(root string, self int) ([]Holder, error) {
 					return
 				}
 				if a, ok := parseSocketAddr(f[local]); ok && needed(network, a.Port()) {
-					byInode[f[inode]] = append(byInode[f[inode]], Holder{Network: network, Addr: a})
+					byInode[f[inode]] = append(byInode[f[inode]], Holder{Network: network, Addr: a, Link: links[f[inode]]})
 				}
 			})
 			if err != nil {

@@ -1,14 +1,19 @@
 package survey
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // host writes the files of a host: contents by path, and links where the contents begin with "-> ".
@@ -94,6 +99,42 @@ func TestHoldersNamesWhoHasThePortsOfAGateway(t *testing.T) {
 	}
 }
 
+func TestASocketOnAnotherLinkIsNotInTheWay(t *testing.T) {
+	g := Gateway{Links: []string{"gh-main"}}
+	every := netip.MustParseAddrPort("0.0.0.0:67")
+	for link, want := range map[string]bool{"": true, "gh-main": true, "virbr0": false} {
+		if got := (Holder{Network: "udp", Addr: every, Link: link}).inTheWay(g); got != want {
+			t.Errorf("bound to %q: in the way %v, want %v", link, got, want)
+		}
+	}
+}
+
+// TestTheKernelTellsWhatASocketIsBoundTo opens a socket on lo.
+func TestTheKernelTellsWhatASocketIsBoundTo(t *testing.T) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), "lo") }), err)
+	}}
+	c, err := lc.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	f, err := c.(*net.UDPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")
+	if got := boundTo()[inode]; got != "lo" {
+		t.Errorf("socket %s is bound to %q, want lo", inode, got)
+	}
+}
+
 func libvirtNetwork(bridge, ip string) string {
 	return "<network>\n  <name>default</name>\n  <forward mode='nat'/>\n  <bridge name='" + bridge + "' stp='on' delay='0'/>\n  " + ip + "\n</network>\n"
 }
@@ -129,6 +170,7 @@ func TestLook(t *testing.T) {
 		{"nftables", unit("nftables"), []string{"note host.flush: a service loads rules | gatehouse firewall resync"}},
 		{"ufw", map[string]string{"etc/ufw/ufw.conf": "# ufw\nENABLED=yes\nLOGLEVEL=low\n"}, []string{"note host.ufw: ufw is enabled | nothing"}},
 		{"ufw that is installed only", map[string]string{"etc/ufw/ufw.conf": "ENABLED=no\n"}, nil},
+		{"libvirt whose files are not for us", map[string]string{"sys/class/net/virbr0": "-> nowhere"}, []string{"note host.libvirt: libvirt has networks: they have servers | virsh net-list"}},
 		{"a network of libvirt elsewhere", map[string]string{network: libvirtNetwork("virbr0", `<ip address='192.168.122.1' netmask='255.255.255.0'>`)},
 			[]string{`note host.libvirt: libvirt has a network "default" on virbr0 | nothing`}},
 		{"a network of libvirt in an IPv4 range", map[string]string{network: libvirtNetwork("virbr0", `<ip address='10.20.7.1' netmask='255.255.255.0'>`)},
