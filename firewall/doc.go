@@ -18,6 +18,7 @@
 //	filter            GH-ACC    accepts what mangle has decided, so that nobody's DROP policy kills it
 //	                  GH-AIN    the same for what is for the gateway itself
 //	                  GH-OUT    keeps redirects from the guests
+//	mangle POSTROUTING GH-MSS   between a VPC and the outside: TCP segments that fit the smaller link
 //	nat POSTROUTING   GH-NAT    masquerade for VPCs with a NAT gateway
 //
 // A stage is entered by jump and walked by goto: RETURN in it means "go on with the next stage", and every drop ends in a

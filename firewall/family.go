@@ -101,6 +101,7 @@ func (b *builder) addFrame() {
 	b.input()
 	b.filter()
 	b.nat()
+	b.clamp()
 }
 
 // policiesOf lists the chains of profiles.

@@ -19,6 +19,7 @@ const (
 	chainAccept   = "GH-ACC"   // filter FORWARD
 	chainAdmit    = "GH-AIN"   // filter INPUT
 	chainOutput   = "GH-OUT"   // filter OUTPUT
+	chainMSS      = "GH-MSS"   // mangle POSTROUTING
 	chainNAT      = "GH-NAT"   // nat POSTROUTING
 
 	chainSwitches  = "GH-W"   // by source: which vSwitch's range it is from

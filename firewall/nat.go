@@ -21,6 +21,26 @@ func (b *builder) nat() {
 	b.hook("nat", "POSTROUTING", chainNAT)
 }
 
+// clamp makes TCP connections between a VPC and the outside begin with segments that fit the way in both directions. The MTU of
+// an uplink may be smaller than that of the vSwitches, as with PPPoE, and path-MTU discovery fails wherever somebody
+// drops the errors that it lives on.
+func (b *builder) clamp() {
+	if !b.feat.ClampMSS || len(b.s.Host.Uplinks) == 0 || len(b.switches) == 0 {
+		return
+	}
+	between := func(from, to SetMatch) Rule {
+		return Rule{
+			Match:  Match{Protocol: vpc.ProtocolTCP, SYN: EitherSYN, Sets: []SetMatch{from, to}},
+			Target: Target{Kind: ClampMSS},
+		}
+	}
+	vpcs := setName(b.f, setVPCs)
+	b.chain("mangle", chainMSS,
+		between(SetMatch{Set: vpcs, Dir: "src"}, SetMatch{Set: vpcs, Dir: "dst", Not: true}),
+		between(SetMatch{Set: vpcs, Dir: "src", Not: true}, SetMatch{Set: vpcs, Dir: "dst"}))
+	b.hook("mangle", "POSTROUTING", chainMSS)
+}
+
 // natRanges are the ranges of the VPCs with a NAT gateway, as members of a set.
 func (b *builder) natRanges() []string {
 	var out []string

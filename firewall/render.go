@@ -236,6 +236,8 @@ func appendTarget(b []byte, t Target) []byte {
 		return appendQuoted(b, t.Log, maxLogPrefix)
 	case Masquerade:
 		return append(b, "-j MASQUERADE"...)
+	case ClampMSS:
+		return append(b, "-j TCPMSS --clamp-mss-to-pmtu"...)
 	}
 	return append(b, "-j DROP"...) // a target that does not exist lets nothing through
 }
@@ -266,6 +268,8 @@ func appendTransport(b []byte, proto string, m *Match) []byte {
 	if m.SYN != 0 || len(m.SrcPorts) == 1 || len(m.DstPorts) == 1 {
 		b = append(append(append(b, "-m "...), proto...), ' ')
 		switch {
+		case m.SYN == EitherSYN:
+			b = append(b, "--tcp-flags SYN,RST SYN "...)
 		case m.SYN > 0:
 			b = append(b, "--syn "...)
 		case m.SYN < 0:

@@ -60,7 +60,7 @@ type Match struct {
 	Mark             *Mark        // the packet's mark, under a mask
 	ICMPType         int          // type+1, so that zero asks nothing (type 0 is echo reply)
 	ICMPCode         int          // code+1; only with ICMPType
-	SYN              int          // +1: opens a TCP connection (SYN without ACK, RST, FIN); -1: does not
+	SYN              int          // 1: opens a TCP connection (SYN without ACK, RST, FIN); -1: does not; EitherSYN
 	Protocol         vpc.Protocol // ProtocolAll asks nothing
 	SrcMAC           vpc.MAC      //
 	NotIn, NotOut    bool         // negate In, Out
@@ -69,6 +69,9 @@ type Match struct {
 	PhysdevIsBridged bool         // bridged, not routed
 	GroupFrame       bool         // in a frame for many stations: broadcast or multicast
 }
+
+// EitherSYN is a Match.SYN: opens a TCP connection from either end, SYN with or without ACK.
+const EitherSYN = 2
 
 // SetMatch asks that an address (or an address and MAC) of the packet is in a set.
 type SetMatch struct {
@@ -104,6 +107,7 @@ const (
 	MapMark
 	NFLog
 	Masquerade
+	ClampMSS // the packet's MSS becomes what both directions' routes can carry (RFC 4459 section 3.2)
 )
 
 // Set is one ipset. Members are in ipset's own syntax without "add NAME", canonical and sorted.
@@ -123,6 +127,7 @@ type Features struct {
 	IPMAC6   bool   // hash:ip,mac with family inet6
 	NFLog    bool   // NFLOG and hashlimit
 	Physdev  bool   // -m physdev --physdev-is-bridged
+	ClampMSS bool   // TCPMSS --clamp-mss-to-pmtu
 	Bare     bool   // the rules of BareForms read back as they were written
 
 	// RefuseMidStream refuses TCP packets that open no connection and belong to none. The driver sets it once our

@@ -8,7 +8,7 @@ import (
 )
 
 // all is what most kernels can do: bindings of IPv6 are rules.
-var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true}
+var all = Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true}
 
 const full = 10_000
 

@@ -9,7 +9,7 @@ import (
 
 // everything is what a current host can do, with the default mask.
 func everything() Features {
-	return Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, Bare: true, RefuseMidStream: true}
+	return Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true, RefuseMidStream: true}
 }
 
 // bare is a host without any of the optional kernel parts.

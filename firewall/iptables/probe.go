@@ -59,7 +59,7 @@ func Find(ctx context.Context, backend string) (Backend, error) { return discove
 // are compiled alike.
 func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) (firewall.Features, error) {
 	pid := os.Getpid()
-	fs := firewall.Features{MarkMask: mask, MapMark: true, NFLog: true, Physdev: true, Bare: true}
+	fs := firewall.Features{MarkMask: mask, MapMark: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true}
 	var err error
 	if fs.IPMAC4, err = sets.Scratch(ctx, ipset.ScratchSet(vpc.IPv4, pid, "bitmap:ip,mac", "range", "192.0.2.0/24"), nil); err != nil {
 		return fs, err
@@ -91,13 +91,17 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		if err != nil {
 			return fs, err
 		}
+		clamped, err := d.try(ctx, f, "-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu")
+		if err != nil {
+			return fs, err
+		}
 		logged, err := d.try(ctx, f, "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20 --hashlimit-mode srcip,dstip"+
 			" --hashlimit-name gh-probe -j NFLOG --nflog-group 77 --nflog-prefix probe")
 		if err != nil {
 			return fs, err
 		}
 		fs.MapMark, fs.Physdev, fs.NFLog = fs.MapMark && mapped, fs.Physdev && bridged, fs.NFLog && logged
-		fs.Bare = fs.Bare && bare
+		fs.ClampMSS, fs.Bare = fs.ClampMSS && clamped, fs.Bare && bare
 	}
 	return fs, nil
 }

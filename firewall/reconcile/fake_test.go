@@ -94,7 +94,7 @@ func (k *fakeKernel) takeOps() []string {
 
 func (k *fakeKernel) drivers() Options {
 	return Options{IPTables: (*fakeIPTables)(k), IPSet: (*fakeIPSet)(k), Conntrack: (*fakeConntrack)(k),
-		Features: firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true}}
+		Features: firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true}}
 }
 
 // state is everything of ours, as read.

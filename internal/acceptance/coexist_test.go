@@ -97,7 +97,7 @@ var companions = []companion{
 	{
 		name: "libvirt's default network", packages: []string{"libvirt-daemon-system", "libvirt-clients", "libvirt-daemon-config-network", "dnsmasq-base"},
 		setup:   "virsh -c network:///system net-autostart default; virsh -c network:///system net-start default || true",
-		reload:  "systemctl reload libvirtd; virsh -c network:///system net-destroy default; virsh -c network:///system net-start default",
+		reload:  "systemctl reload-or-restart libvirtd; until virsh -c network:///system net-list; do sleep 0.2; done; virsh -c network:///system net-destroy default; virsh -c network:///system net-start default",
 		stop:    "virsh -c network:///system net-destroy default",
 		start:   "virsh -c network:///system net-start default",
 		settled: "ip -4 -o addr show dev virbr0 | grep 192.168.122.1",
@@ -120,7 +120,7 @@ var companions = []companion{
 	{
 		name: "NetworkManager", packages: []string{"network-manager"},
 		setup:   networkManagerUplink,
-		remedy:  "printf '[keyfile]\\nunmanaged-devices=driver:veth;driver:tun;interface-name:gh-*;interface-name:br-back;interface-name:lan0\\n' >/etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload",
+		remedy:  "printf '[keyfile]\\nunmanaged-devices=driver:veth;driver:tun;interface-name:gh-*;interface-name:br-back;interface-name:lan0;except:interface-name:up0\\n' >/etc/NetworkManager/conf.d/gatehouse.conf; nmcli general reload",
 		reload:  "nmcli general reload; nmcli connection reload; systemctl restart NetworkManager",
 		stop:    "systemctl stop NetworkManager",
 		start:   "systemctl start NetworkManager",

@@ -673,7 +673,7 @@ func TestTheKernelDoesWhatThePolicySays(t *testing.T) {
 				if len(s.Interfaces) > cables {
 					t.Fatalf("seed %d: %d interfaces for %d cables", seed, len(s.Interfaces), cables)
 				}
-				rs, err := firewall.Compile(s, firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true})
+				rs, err := firewall.Compile(s, firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true})
 				if err != nil {
 					t.Fatal(err)
 				}

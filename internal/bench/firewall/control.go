@@ -177,7 +177,7 @@ func compiles(pop population, rounds int) (ms []float64, err error) {
 		return nil, problems
 	}
 	snapshot := vpc.NewSnapshot(spec, vpc.Host{Region: "bench"}, 1)
-	features := firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, Bare: true}
+	features := firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true}
 	for range rounds {
 		start := time.Now()
 		if _, err := firewall.Compile(snapshot, features); err != nil {
