@@ -84,7 +84,7 @@ dns:
   cacheSize: 0
   tsigKeys: [{name: k.example., secret: MDEyMzQ1Njc4OWFiY2RlZg==}]
 firewall: {backend: legacy, verifyInterval: 1m, markMask: 0x00ffff00}
-hostAccess: [22/tcp, 53/udp, icmp, "8000-8100,9000/tcp", gre]
+hostAccess: [22/tcp, 53/udp, icmp, "8000-8100,9000/tcp", gre, 22/tcp@lab, icmp@lab/admin]
 enrollmentExpiry: 7d
 log: {level: debug, format: json}
 manifest: /etc/gatehouse/lab.yaml
@@ -112,6 +112,8 @@ manifest: /etc/gatehouse/lab.yaml
 			{Protocol: vpc.ProtocolICMP},
 			{Protocol: vpc.ProtocolTCP, Ports: vpc.Ports{{From: 8000, To: 8100}, {From: 9000, To: 9000}}},
 			{Protocol: vpc.ProtocolGRE},
+			{Protocol: vpc.ProtocolTCP, Ports: vpc.Ports{{From: 22, To: 22}}, VPC: "lab"},
+			{Protocol: vpc.ProtocolICMP, VPC: "lab", VSwitch: "admin"},
 		},
 		EnrollmentExpiry: vpc.Duration(7 * 24 * time.Hour),
 		Log:              Log{Level: LevelDebug, Format: FormatJSON},
@@ -138,7 +140,7 @@ func TestAConfigurationThatIsNotThereSaysWhichFile(t *testing.T) {
 }
 
 func TestValuesAreWrittenAsTheyAreRead(t *testing.T) {
-	for _, text := range []string{"22/tcp", "22-23,80/udp", "icmp", "all"} {
+	for _, text := range []string{"22/tcp", "22-23,80/udp", "icmp", "all", "22/tcp@lab", "22-23,80/udp@lab/admin", "all@lab/a.b"} {
 		var h HostAccess
 		if err := h.UnmarshalText([]byte(text)); err != nil {
 			t.Errorf("%s: %v", text, err)

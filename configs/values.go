@@ -10,13 +10,18 @@ import (
 	"gatehouse/vpc"
 )
 
-// HostAccess admits instances to one service of the gateway: "22/tcp", "8000-8100/tcp", "icmp", "all".
+// HostAccess admits instances to one service of the gateway: "22/tcp", "8000-8100/tcp", "icmp", "all"; those of one VPC or
+// vSwitch: "22/tcp@lab", "22/tcp@lab/admin".
 type HostAccess vpc.HostAccess
 
-// UnmarshalText reads PORTS/PROTOCOL, or the name of a protocol for all of it. A number alone is a port whose protocol was
-// forgotten, and is refused.
+// UnmarshalText reads PORTS/PROTOCOL, or the name of a protocol for all of it, and behind an @ whom it is for. A number alone
+// is a port whose protocol was forgotten, and is refused.
 func (h *HostAccess) UnmarshalText(b []byte) error {
-	text := string(b)
+	text, whom, scoped := strings.Cut(string(b), "@")
+	name, vswitch, one := strings.Cut(whom, "/")
+	if scoped && (name == "" || one && vswitch == "" || strings.ContainsAny(vswitch, "/@") || strings.Contains(name, "@")) {
+		return fmt.Errorf("%q: behind the @ comes a VPC, or VPC/VSWITCH, as in 22/tcp@lab/admin", b)
+	}
 	ports, proto, split := strings.Cut(text, "/")
 	if !split {
 		if _, err := vpc.ParsePorts(text); err == nil {
@@ -26,7 +31,7 @@ func (h *HostAccess) UnmarshalText(b []byte) error {
 		if err != nil {
 			return fmt.Errorf("%q is not a service (as in 22/tcp, 53/udp or icmp)", text)
 		}
-		*h = HostAccess{Protocol: p}
+		*h = HostAccess{Protocol: p, VPC: name, VSwitch: vswitch}
 		return nil
 	}
 	p, err := vpc.ParseProtocol(proto)
@@ -48,16 +53,23 @@ func (h *HostAccess) UnmarshalText(b []byte) error {
 			return fmt.Errorf("%q: port 0 does not exist", text)
 		}
 	}
-	*h = HostAccess{Protocol: p, Ports: parsed}
+	*h = HostAccess{Protocol: p, Ports: parsed, VPC: name, VSwitch: vswitch}
 	return nil
 }
 
 // MarshalText is the inverse of UnmarshalText.
 func (h HostAccess) MarshalText() ([]byte, error) {
-	if h.Ports == nil {
-		return []byte(h.Protocol.String()), nil
+	text := h.Protocol.String()
+	if h.Ports != nil {
+		text = h.Ports.String() + "/" + text
 	}
-	return []byte(h.Ports.String() + "/" + h.Protocol.String()), nil
+	if h.VPC != "" {
+		text += "@" + h.VPC
+	}
+	if h.VSwitch != "" {
+		text += "/" + h.VSwitch
+	}
+	return []byte(text), nil
 }
 
 // Upstream is a resolver that questions about other people's names are sent to.

@@ -75,6 +75,10 @@ func (b *builder) replies() []Rule {
 	for _, m := range relatedErrors(b.f) {
 		rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostReply})
 	}
+	if !b.feat.RefuseMidStream {
+		// Somebody's session may be older than our chains, and is then not known before it has passed. Without a SYN nobody opens one.
+		rules = append(rules, Rule{Match: Match{Protocol: vpc.ProtocolTCP, SYN: -1, States: unseen}, Reason: vpc.ReasonHostReply})
+	}
 	return rules
 }
 
@@ -109,7 +113,16 @@ func (b *builder) services() []Rule {
 	everywhere := vpc.Peer{Kind: vpc.PeerPrefix, Prefix: netip.PrefixFrom(unspecified(b.f), 0)}
 	for _, a := range b.s.Host.HostAccess {
 		for _, m := range (endpoint{peer: everywhere, fromPeer: true}).matches(b.f, a.Protocol, nil, a.Ports) {
-			rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostAccess})
+			if a.VPC == "" && a.VSwitch == "" {
+				rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostAccess})
+				continue
+			}
+			for _, w := range b.switches {
+				if a.Offered(w) {
+					m.In = w.LinkName()
+					rules = append(rules, Rule{Match: m, Reason: vpc.ReasonHostAccess})
+				}
+			}
 		}
 	}
 	return append(rules, refuse(Match{}, vpc.ReasonHostClosed))

@@ -119,6 +119,8 @@ func TestTrace(t *testing.T) {
 		{"echo at the router's IPv6 address", way{in: "db", packet: "fd00:20:0:2::10 fe80::1 icmpv6", change: func(p *vpc.Packet) { p.ICMPType = 128 }},
 			"anti-spoof spoof.ok, vpc vpc.host, host-access host.service"},
 		{"what hostAccess offers", way{in: "db", packet: "10.20.2.10 10.20.1.253 tcp/22"}, "anti-spoof spoof.ok, vpc vpc.host, host-access host.access"},
+		{"what hostAccess offers to its vSwitch", way{in: "db", packet: "10.20.2.10 10.20.1.253 tcp/2222"}, "anti-spoof spoof.ok, vpc vpc.host, host-access host.access"},
+		{"what hostAccess offers to another vSwitch", way{in: "web", packet: "10.20.1.10 10.20.1.253 tcp/2222"}, "anti-spoof spoof.ok, vpc vpc.host, DROP host-access host.closed"},
 		{"what it does not", way{in: "db", packet: "10.20.2.10 10.20.1.253 tcp/23"}, "anti-spoof spoof.ok, vpc vpc.host, DROP host-access host.closed"},
 		{"another VPC's gateway", way{in: "db", packet: "10.20.2.10 172.16.1.253 udp/53"}, "anti-spoof spoof.ok, vpc vpc.host, DROP host-access host.foreign"},
 		{"a gateway address from outside", way{in: "uplink", packet: "198.51.100.9 10.20.1.253 udp/53"}, "anti-spoof spoof.ok, vpc vpc.host, DROP host-access host.outside"},

@@ -17,7 +17,8 @@ func bare() Features { return Features{MarkMask: 0xff00} }
 
 func host() vpc.Host {
 	return vpc.Host{Region: "lab-1", Uplinks: []string{"eth0", "eth1"},
-		HostAccess: []vpc.HostAccess{{Protocol: vpc.ProtocolTCP, Ports: ports("22,8000-8100")}, {Protocol: vpc.ProtocolICMP}}}
+		HostAccess: []vpc.HostAccess{{Protocol: vpc.ProtocolTCP, Ports: ports("22,8000-8100")}, {Protocol: vpc.ProtocolICMP},
+			{Protocol: vpc.ProtocolTCP, Ports: ports("2222"), VPC: "research", VSwitch: "db"}}}
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }

@@ -161,6 +161,9 @@ func describeVSwitch(d *api.Description, s *vpc.Snapshot, w *vpc.VSwitch) {
 		{"system", "icmp,icmpv6", "-", "echo request"}, {"system", "icmpv6", "-", "neighbour discovery, router solicitation, MLD"},
 	}
 	for _, h := range s.Host.HostAccess {
+		if !h.Offered(w) {
+			continue
+		}
 		rows = append(rows, []string{"hostAccess", h.Protocol.String(), h.Ports.String(), ""})
 	}
 	d.Sections = append(d.Sections, api.Section{Title: "what instances reach on the gateway", Header: []string{"TYPE", "PROTOCOL", "PORTS", ""}, Rows: rows})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
 			out = append(out, api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
+	out = append(out, hostAccessFindings(g.Snapshot())...)
 	out = append(out, surveyFindings(ctx, os.Getpid(), g.Snapshot())...)
 	differ, err := g.firewall.Verify(ctx)
 	switch {
@@ -86,6 +88,21 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 	for _, u := range c.Uplinks {
 		if _, err := os.Stat("/sys/class/net/" + u); err != nil {
 			out = append(out, api.Finding{Level: api.LevelProblem, Code: "uplink", Message: "there is no link " + u, Remedy: "correct uplinks in the configuration, or plug it in"})
+		}
+	}
+	return out
+}
+
+// hostAccessFindings names services that are offered to nobody.
+func hostAccessFindings(s *vpc.Snapshot) []api.Finding {
+	var out []api.Finding
+	for _, a := range s.Host.HostAccess {
+		if !slices.ContainsFunc(s.VSwitches, a.Offered) && (a.VPC != "" || a.VSwitch != "") {
+			out = append(out, api.Finding{
+				Level: api.LevelNote, Code: "host-access",
+				Message: "hostAccess offers a service to " + strings.TrimSuffix(a.VPC+"/"+a.VSwitch, "/") + ", which is no VPC or vSwitch here",
+				Remedy:  "correct the name behind the @ in the configuration, or leave it until that is declared",
+			})
 		}
 	}
 	return out

@@ -136,7 +136,7 @@ func judgeHostAccess(s *Snapshot, p Packet) StageResult {
 		return result(StageAccept, ReasonHostService, "echo")
 	}
 	for _, a := range s.Host.HostAccess {
-		if unicast && p.is(a.Protocol) && p.portIn(a.Ports, p.DstPort) {
+		if unicast && a.Offered(p.In.VSwitch) && p.is(a.Protocol) && p.portIn(a.Ports, p.DstPort) {
 			return result(StageAccept, ReasonHostAccess, "hostAccess offers %s", service(a.Protocol, a.Ports))
 		}
 	}

@@ -339,5 +339,12 @@ type Host struct {
 // HostAccess admits instances to one service of the gateway.
 type HostAccess struct {
 	Protocol Protocol
-	Ports    Ports // nil: all
+	Ports    Ports  // nil: all
+	VPC      string // only instances in the VPC of that name; "": in all
+	VSwitch  string // only those in its vSwitch of that name; "": in all
+}
+
+// Offered reports whether the service is offered to instances in a vSwitch.
+func (a HostAccess) Offered(w *VSwitch) bool {
+	return (a.VPC == "" || a.VPC == w.VPC.Name) && (a.VSwitch == "" || a.VSwitch == w.Name)
 }

@@ -75,7 +75,11 @@ func newWorld(t *testing.T, f Family, lines string) *world {
 			w.line(lab, line)
 		}
 	}
-	w.snap = NewSnapshot(w.spec, Host{Region: "lab-1", Uplinks: []string{"up0"}, HostAccess: []HostAccess{{ProtocolTCP, Ports{{22, 22}}}}}, 1)
+	w.snap = NewSnapshot(w.spec, Host{Region: "lab-1", Uplinks: []string{"up0"}, HostAccess: []HostAccess{
+		{Protocol: ProtocolTCP, Ports: Ports{{22, 22}}},
+		{Protocol: ProtocolTCP, Ports: Ports{{2222, 2222}}, VPC: "lab", VSwitch: "web"},
+		{Protocol: ProtocolTCP, Ports: Ports{{2223, 2223}}, VPC: "other"},
+	}}, 1)
 	return w
 }
 

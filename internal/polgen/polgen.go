@@ -41,7 +41,10 @@ func Large() Size {
 func Host() vpc.Host {
 	return vpc.Host{
 		Region: "lab-1", Uplinks: []string{"up0"},
-		HostAccess: []vpc.HostAccess{{Protocol: vpc.ProtocolTCP, Ports: vpc.Ports{{From: 22, To: 22}}}},
+		HostAccess: []vpc.HostAccess{
+			{Protocol: vpc.ProtocolTCP, Ports: vpc.Ports{{From: 22, To: 22}}},
+			{Protocol: vpc.ProtocolUDP, Ports: vpc.Ports{{From: 1, To: 2000}}, VPC: "net0"},
+		},
 	}
 }
 
