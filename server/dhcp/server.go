@@ -221,6 +221,11 @@ func (s *Server) listen(snap *vpc.Snapshot) {
 			problems[name] = err
 			continue
 		}
+		// Nobody else served this port on all links when we took it. Who serves it on a link of his own may come later, like the dnsmasq
+		// of a network of libvirt, which asks for all links before it says which.
+		if err := l.Share(); err != nil {
+			problems[name] = err
+		}
 		s.links[name] = l
 	}
 	switch {

@@ -46,7 +46,7 @@ func Reserve(network, link string, number int, shared bool) (*Reservation, error
 	return &Reservation{ifi.Index, conn}, nil
 }
 
-// Share admits our Relay socket beside a port that was reserved alone.
+// Share admits others beside a port that was reserved alone: our Relay socket, and whoever shares his with us.
 func (r *Reservation) Share() error {
 	raw, err := r.conn.SyscallConn()
 	if err != nil {
