@@ -123,6 +123,11 @@ func (m match) source() string {
 // in wire form and lower case.
 func (v *View) find(lower []byte) match {
 	if n := v.names[name(lower)]; n != nil && (len(n.sets) > 0 || !n.zone.forward) {
+		if len(v.cuts) > 0 && !n.apex {
+			if f := v.forwarders[name(lower)]; f != nil && f.delegation != nil {
+				return match{elsewhere: true, forwarder: f}
+			}
+		}
 		return match{node: n}
 	}
 	for s := lower; ; s = s[1+s[0]:] {
@@ -299,6 +304,43 @@ func (m *message) options() {
 func appendError(dst []byte, q *Query, rcode int) []byte {
 	m := newMessage(dst, q, q.limit(false))
 	return m.finish(rcode, 0)
+}
+
+// appendReferral appends a reply that says who answers for a name that has been delegated (RFC 1034 section 4.3.1), with the
+// addresses that the view knows of them as far as there is room.
+func (v *View) appendReferral(dst []byte, q *Query, f *forwarder, limit int) []byte {
+	m := newMessage(dst, q, limit)
+	owner := headerSize + q.length - len(f.zone)
+	var at []int // where the servers' names stand
+	for data := range f.delegation.each {
+		m.record(owner, miekg.TypeNS, f.delegation.ttl, data)
+		m.authorities++
+		at = append(at, len(m.buf)-m.start-len(data))
+	}
+	if m.tooLong() {
+		return m.finish(miekg.RcodeSuccess, 0)
+	}
+	i := 0
+	for data := range f.delegation.each {
+		server := v.names[name(lowerName(nil, data))]
+		for _, typ := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
+			if server == nil || server.set(typ) == nil {
+				continue
+			}
+			set := server.set(typ)
+			for address := range set.each {
+				was := m.buf
+				m.record(at[i], typ, set.ttl, address)
+				if m.tooLong() {
+					m.buf = was
+					return m.finish(miekg.RcodeSuccess, 0)
+				}
+				m.extra++
+			}
+		}
+		i++
+	}
+	return m.finish(miekg.RcodeSuccess, 0)
 }
 
 // appendTruncated appends a reply that says only that there is more over TCP.

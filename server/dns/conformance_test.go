@@ -42,7 +42,7 @@ type packetOf struct {
 func TestConformance(t *testing.T) {
 	clk := newClock()
 	up := newFake(t, "127.0.0.1", says(t, "@ 300 IN A 192.0.2.1"))
-	big := newZone("big.example", vpc.MissingNXDOMAIN, "t TXT "+strings.Repeat("x", 700), "huge TXT "+strings.Repeat("y", 3000))
+	big := newZone("big.example", vpc.MissingNXDOMAIN, "t TXT "+strings.Repeat("x", 700), "huge TXT "+strings.Repeat("y", 3000), "sub NS ns.sub", "ns.sub A 10.20.9.53")
 	spec := lab()
 	spec.VPCs[0].PrivateZones = append(spec.VPCs[0].PrivateZones, big)
 	spec.VPCs[0].PrivateZones[0].UpdateKeys = []string{"lab-key"}
@@ -125,6 +125,7 @@ func TestConformance(t *testing.T) {
 		{"RFC 1034 3.6.2", "a CNAME is answered with what it points to", []packetOf{ask("www.corp.example.", "A")}, nil},
 		{"RFC 1034 3.6.2", "a CNAME that is asked for is not followed", []packetOf{ask("www.corp.example.", "CNAME")}, nil},
 		{"RFC 1034 3.6.2", "a loop of CNAMEs ends", []packetOf{ask("loop1.corp.example.", "A"), ask("self.corp.example.", "A")}, nil},
+		{"RFC 1034 4.3.1", "who asks for no recursion is referred to whom a name is delegated to", []packetOf{ask("www.sub.big.example.", "A", noRD)}, nil},
 		{"RFC 1034 4.3.2", "names of ours are answered with authority", []packetOf{ask("web-1.research.internal.", "A"), ask("web-1.research.internal.", "AAAA"), ask("10.1.20.10.in-addr.arpa.", "PTR")}, nil},
 		{"RFC 1034 4.3.2", "the apex of a zone has SOA and NS", []packetOf{ask("corp.example.", "SOA"), ask("corp.example.", "NS")}, nil},
 		{"RFC 1034 4.3.2", "the deepest zone answers", []packetOf{ask("x.deep.corp.example.", "A"), ask("y.deep.corp.example.", "A")}, nil},
@@ -229,7 +230,7 @@ func TestConformance(t *testing.T) {
 
 	var out strings.Builder
 	fmt.Fprintf(&out, "What the server answers to an instance of a VPC, point by point of the standards. > is a question, < the reply: its\n")
-	fmt.Fprintf(&out, "response code and flags, then the records of answer and authority section, then what the OPT record says.\n")
+	fmt.Fprintf(&out, "response code and flags, then the records of its sections, then what the OPT record says.\n")
 	for _, p := range points {
 		if p.before != nil {
 			p.before()
@@ -297,7 +298,10 @@ func describeReply(out *strings.Builder, m *miekg.Msg, size int) {
 		asked = " (" + m.Question[0].Name + ")"
 	}
 	fmt.Fprintf(out, "  < %s%s%s\n", name, flags, asked)
-	for _, rr := range slices.Concat(m.Answer, m.Ns) {
+	for _, rr := range slices.Concat(m.Answer, m.Ns, m.Extra) {
+		if rr.Header().Rrtype == miekg.TypeOPT {
+			continue
+		}
 		line := strings.Join(strings.Fields(rr.String()), " ")
 		if len(line) > 120 {
 			line = fmt.Sprintf("%s… (a message of %d octets)", line[:100], size)

@@ -704,6 +704,50 @@ func TestForwardersOfAVPC(t *testing.T) {
 	}
 }
 
+func TestNothingIsLeftOfAForwarderThatHasGone(t *testing.T) {
+	clk := newClock()
+	first := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.1"))
+	second := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.2"))
+	world := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.3"))
+	to := func(up *fakeUpstream) *vpc.Spec {
+		spec := lab()
+		spec.VPCs[0].Forwarders = nil
+		if up != nil {
+			spec.VPCs[0].Forwarders = []*vpc.ForwarderSpec{{Zone: "partner.example", Servers: []string{up.addr.String()}}}
+		}
+		return spec
+	}
+	s := asking(t, clk, to(first), world)
+	expect := func(what, want string) {
+		t.Helper()
+		m := askServer(t, s, "vpc-a", question("www.partner.example.", "A"))
+		got := miekg.RcodeToString[m.Rcode]
+		if len(m.Answer) == 1 {
+			got = m.Answer[0].(*miekg.A).A.String()
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	expect("the first forwarder", "192.0.2.1")
+	clk.advance(95 * time.Second) // it is about to end, and would be fetched again
+	s.SetSnapshot(snapshotOf(to(second)))
+	expect("the second", "192.0.2.2")
+	s.SetSnapshot(snapshotOf(to(nil)))
+	expect("none", "192.0.2.3")
+	clk.advance(10 * time.Minute) // all have ended, and could stand in
+	for _, up := range []*fakeUpstream{first, second, world} {
+		up.set(fails(miekg.RcodeServerFailure))
+	}
+	expect("none, and silence", "192.0.2.3")
+	third := newFake(t, "127.0.0.1", fails(miekg.RcodeServerFailure))
+	s.SetSnapshot(snapshotOf(to(third)))
+	expect("a third that fails", "SERVFAIL")
+	if first.udp.Load() != 1 {
+		t.Errorf("the first forwarder was asked %d times", first.udp.Load())
+	}
+}
+
 func TestWeAreNeverOurOwnUpstream(t *testing.T) {
 	up := newFake(t, "127.0.0.1", says(t, "@ 100 IN A 192.0.2.1"))
 	s, err := New(Config{Upstreams: []string{"10.20.1.253", "fd00:20:0:1:ffff:ffff:ffff:fff7", "fe80::1%eth0", up.addr.String()}})

@@ -195,7 +195,7 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 	st := &state{snapshot: snapshot, views: make(map[string]*View, len(snapshot.VPCs)), wanted: map[listenerKey]string{}, tell: map[secondary]notice{}}
 	inUse := map[endpoint]bool{}
 	var guarded []netip.Prefix
-	affected := affectedViews(cmp.Or(old.snapshot, new(vpc.Snapshot)), snapshot)
+	affected := affectedViews(cmp.Or(old.snapshot, new(vpc.Snapshot)), snapshot, old.views)
 	for _, v := range snapshot.VPCs {
 		view := old.views[v.ID]
 		if view == nil || affected[v.ID] || !slices.Equal(view.vpc.Zones, v.Zones) || !slices.Equal(view.vpc.Forwarders, v.Forwarders) {
@@ -228,7 +228,7 @@ func (s *Server) SetSnapshot(snapshot *vpc.Snapshot) {
 
 // affectedViews returns the IDs of the VPCs whose views may be other than they were. Most changes are none of DNS's: of an
 // instance counts what Names has, and of its interfaces nothing else.
-func affectedViews(old, snapshot *vpc.Snapshot) map[string]bool {
+func affectedViews(old, snapshot *vpc.Snapshot, views map[string]*View) map[string]bool {
 	d := vpc.Compare(old, snapshot)
 	ids := map[string]bool{}
 	for _, p := range d.VPCs {
@@ -238,7 +238,7 @@ func affectedViews(old, snapshot *vpc.Snapshot) map[string]bool {
 	}
 	if len(d.VSwitches) > 0 || len(d.VPCs) > 0 { // which servers are our own depends on all VPCs
 		for _, v := range snapshot.VPCs {
-			ids[v.ID] = ids[v.ID] || len(v.Forwarders) > 0
+			ids[v.ID] = ids[v.ID] || len(v.Forwarders) > 0 || views[v.ID] != nil && len(views[v.ID].cuts) > 0
 		}
 	}
 	for _, p := range d.VSwitches {
@@ -407,6 +407,11 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	if !out.Elsewhere {
 		s.answered(v, q, src, out)
 		return reply, nil
+	}
+	if !q.RD && out.target == "" && out.forwarder != nil && out.forwarder.delegation != nil {
+		out.Rcode = miekg.RcodeSuccess
+		s.answered(v, q, src, out)
+		return v.appendReferral(dst, q, out.forwarder, limit), nil
 	}
 	if !q.RD { // only recursion could help
 		out.Rcode, q.extended = miekg.RcodeRefused, errNotHere

@@ -81,6 +81,7 @@ func (e endpoint) String() string {
 
 const (
 	tlsScheme = "tls://"
+	portDNS   = 53
 	portTLS   = 853
 )
 

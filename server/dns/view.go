@@ -26,6 +26,7 @@ type View struct {
 	vpc        *vpc.VPC
 	names      map[name]*node // every name that exists, empty non-terminals too; names hidden by a deeper zone do not
 	forwarders map[name]*forwarder
+	cuts       []name // names below the apex of a private zone that have NS records
 	findings   []Finding
 }
 
@@ -64,12 +65,13 @@ type rrset struct {
 	source  string // who declared it: "instance web-1", "zone corp.example", "gateway"
 }
 
-// forwarder sends the names of a zone to other resolvers.
+// forwarder sends the names of a zone to other resolvers, or to the name servers that a private zone delegates them to.
 type forwarder struct {
-	zone    name
-	servers []endpoint
-	scope   string // what the cache keeps apart
-	source  string
+	zone       name
+	servers    []endpoint
+	scope      string // what the cache keeps apart
+	source     string
+	delegation *rrset // the NS records of the zone's parent; nil for a declared forwarder
 }
 
 func (n *node) set(typ uint16) *rrset {
@@ -134,6 +136,9 @@ func BuildView(s *vpc.Snapshot, v *vpc.VPC) *View {
 		b.addInstances()
 	}
 	b.addGateway()
+	for _, n := range b.view.cuts {
+		b.addDelegation(n)
+	}
 	b.addEmptyNonTerminals()
 	slices.SortStableFunc(b.view.findings, func(x, y Finding) int {
 		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Message, y.Message))
@@ -317,7 +322,44 @@ func (b *viewBuilder) addRecords(spec *vpc.PrivateZoneSpec) {
 			continue
 		}
 		n.add(rec, r.Weight, source)
+		if rec.typ == miekg.TypeNS && rec.owner != origin && !slices.Contains(b.view.cuts, rec.owner) {
+			b.view.cuts = append(b.view.cuts, rec.owner)
+		}
 	}
+}
+
+// addDelegation makes a name with NS records the name servers' own, and everything below it, if the view knows an address of
+// one of them. Otherwise the records are data like any other.
+func (b *viewBuilder) addDelegation(n name) {
+	set := b.view.names[n].set(miekg.TypeNS)
+	if set == nil || b.view.forwarders[n] != nil {
+		return // there is a CNAME instead, or somebody else is declared to be asked
+	}
+	f := &forwarder{zone: n, source: "delegation of " + n.String(), delegation: set}
+	for target := range set.each {
+		server := b.view.names[name(lowerName(nil, target))]
+		if server == nil {
+			continue
+		}
+		for _, typ := range []uint16{miekg.TypeA, miekg.TypeAAAA} {
+			addresses := server.set(typ)
+			if addresses == nil {
+				continue
+			}
+			for data := range addresses.each {
+				a, _ := netip.AddrFromSlice(data)
+				if e := (endpoint{addr: netip.AddrPortFrom(a, portDNS)}); !isOwn(b.snapshot, a) && !slices.Contains(f.servers, e) {
+					f.servers = append(f.servers, e)
+				}
+			}
+		}
+	}
+	if len(f.servers) == 0 {
+		b.find(n.String(), "the name is delegated, and no address of its name servers is known here: only its NS records are answered")
+		return
+	}
+	f.scope = fmt.Sprintf("%s %v", b.view.vpc.ID, f.servers)
+	b.view.forwarders[n] = f
 }
 
 // add puts a declared record into its set; the set has the smallest TTL of its records (RFC 2181 section 5.2).
