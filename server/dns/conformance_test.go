@@ -299,7 +299,7 @@ func describeReply(out *strings.Builder, m *miekg.Msg, size int) {
 	}
 	fmt.Fprintf(out, "  < %s%s%s\n", name, flags, asked)
 	for _, rr := range slices.Concat(m.Answer, m.Ns, m.Extra) {
-		if rr.Header().Rrtype == miekg.TypeOPT {
+		if t := rr.Header().Rrtype; t == miekg.TypeOPT || t == miekg.TypeTSIG {
 			continue
 		}
 		line := strings.Join(strings.Fields(rr.String()), " ")
