@@ -25,7 +25,7 @@ type IPTables interface {
 	Unhook(ctx context.Context, f vpc.Family, table string, hooks []iptables.Hook) error
 	DeleteChains(ctx context.Context, f vpc.Family, table string, chains []string) error
 	Counters(ctx context.Context, f vpc.Family) ([]iptables.Counter, error)
-	Generation(ctx context.Context) (n uint32, ok bool, err error)
+	Generation(ctx context.Context) (n uint32, exact bool, err error)
 	Teardown(ctx context.Context) error
 }
 
@@ -85,7 +85,7 @@ type Options struct {
 
 	// OnStanding, if not nil, is called whenever the kernel is known to carry all of a snapshot's rules and the flows that
 	// they end are cut, with the generation that the kernel's rules have: as long as that is so, nobody has changed them. It
-	// is not called where rules have no generation. It must not call the Loop.
+	// is not called where a change may leave the generation as it was. It must not call the Loop.
 	OnStanding func(s *vpc.Snapshot, generation uint32)
 }
 
@@ -330,7 +330,7 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 		}
 		l.known, l.fresh = true, k.bare()
 	}
-	if l.writer.carries != nil && !l.writer.certain(ctx) {
+	if l.writer.carries != nil && !l.writer.unchanged(ctx) {
 		// To answer "in force" over what somebody has removed would be a lie.
 		differing, err := l.verify(ctx)
 		if err != nil {
@@ -376,8 +376,8 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 
 // stands tells OnStanding that what is in force stands in the kernel.
 func (l *Loop) stands() {
-	if l.opt.OnStanding != nil && l.writer.counted {
-		l.opt.OnStanding(l.force.Load().Snapshot, l.writer.generation)
+	if l.opt.OnStanding != nil && l.writer.settled.counted && l.writer.settled.exact {
+		l.opt.OnStanding(l.force.Load().Snapshot, l.writer.settled.generation)
 	}
 }
 

@@ -23,8 +23,7 @@ type writer struct {
 	carries *firewall.Ruleset // the kernel has exactly this, and left; nil: unknown
 	left    leftovers
 
-	generation uint32 // of the kernel's rules when that was certain
-	counted    bool   // whether there is such a number
+	settled moment // when that was certain
 }
 
 // leftovers are chains and sets that nothing leads to any more.
@@ -61,30 +60,35 @@ func (w *writer) read(ctx context.Context) (*kernel, error) {
 }
 
 // forget makes the next write ask the kernel.
-func (w *writer) forget() { w.known, w.carries, w.left, w.counted = nil, nil, leftovers{}, false }
+func (w *writer) forget() { w.known, w.carries, w.left, w.settled = nil, nil, leftovers{}, moment{} }
 
 // settle notes that what is remembered is what the kernel has now.
 func (w *writer) settle(ctx context.Context) { w.settleAt(w.now(ctx)) }
 
-// moment is the number of the kernel's rules at some time.
+// moment is the generation of the kernel's rules at some time.
 type moment struct {
 	generation uint32
-	counted    bool // without the number nothing is certain
+	counted    bool // it is known
+	exact      bool // no change leaves it as it is
 }
 
 func (w *writer) now(ctx context.Context) moment {
-	n, ok, err := w.iptables.Generation(ctx)
-	return moment{n, ok && err == nil}
+	n, exact, err := w.iptables.Generation(ctx)
+	return moment{n, err == nil, exact}
 }
 
 // settleAt notes that what is remembered was read after that moment: if nobody has changed anything since, the kernel has it.
-func (w *writer) settleAt(m moment) { w.generation, w.counted = m.generation, m.counted }
+func (w *writer) settleAt(m moment) { w.settled = m }
 
-// certain reports whether nobody has changed the kernel's rules since settle: nf_tables counts its changes, legacy tables
-// do not.
+// unchanged reports whether the kernel's rules seem to be as they were at settle: good enough to write what differs, for what
+// is written is found again by name.
+func (w *writer) unchanged(ctx context.Context) bool {
+	return w.settled.counted && w.now(ctx) == w.settled
+}
+
+// certain reports whether nobody has changed the kernel's rules since settle. With legacy tables that is never certain.
 func (w *writer) certain(ctx context.Context) bool {
-	n, ok, err := w.iptables.Generation(ctx)
-	return err == nil && ok && w.counted && n == w.generation
+	return w.settled.exact && w.unchanged(ctx)
 }
 
 // found takes over that the kernel was read and has exactly the ruleset.
