@@ -424,13 +424,13 @@ func TestAResolverThatAsksUsWhatWeAskItIsALoop(t *testing.T) {
 			} else {
 				spec.VPCs[0].IPv6CIDRBlock = netip.MustParsePrefix("::/120")
 			}
-			var s *Server
-			up := newFake(t, loopback, func(q *miekg.Msg, _ bool) []*miekg.Msg {
+			up := newFake(t, loopback, silent)
+			s := asking(t, nil, spec, up)
+			up.set(func(q *miekg.Msg, _ bool) []*miekg.Msg {
 				again := q.Copy()
 				again.Extra = nil
 				return []*miekg.Msg{askServerFrom(t, s, "vpc-a", again, netip.MustParseAddr(loopback))}
 			})
-			s = asking(t, nil, spec, up)
 			m := askServer(t, s, "vpc-a", question("www.example.org.", "A"))
 			if m.Rcode != miekg.RcodeServerFailure {
 				t.Errorf("%v", m)
