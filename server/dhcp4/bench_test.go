@@ -6,12 +6,13 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"gatehouse/server/lease"
+	"gatehouse/vpc"
 )
 
 // BenchmarkExchange is what a whole exchange costs between the sockets: DISCOVER and REQUEST read, decided, answered.
 func BenchmarkExchange(b *testing.B) {
 	snap := spec(nil)
-	e := lease.New(lease.Config{}, nil)
+	e := lease.New(lease.Config{}, []vpc.Lease{bound(webMAC, "10.20.1.10", "eni-web-1")})
 	e.SetSnapshot(snap)
 	w := e.VSwitch(webID)
 	messages := [][]byte{

@@ -24,7 +24,7 @@ var pxeControl = []byte{6, 1, 8, 255}
 
 // addBoot adds what a network boot needs, for clients that boot from the network or ask for it.
 func (p *Reply) addBoot(r *Request, boot vpc.BootSpec) {
-	class := string(r.Msg.Options[dhcpv4.OptionClassIdentifier.Code()])
+	class := string(r.options.get(dhcpv4.OptionClassIdentifier))
 	pxe, http := strings.HasPrefix(class, classPXE), strings.HasPrefix(class, classHTTP)
 	asks := r.wants(dhcpv4.OptionBootfileName.Code()) || r.wants(dhcpv4.OptionTFTPServerName.Code())
 	if boot == (vpc.BootSpec{}) || !pxe && !http && !asks && !r.has(dhcpv4.OptionClientSystemArchitectureType) {
@@ -60,7 +60,7 @@ func (p *Reply) addBoot(r *Request, boot vpc.BootSpec) {
 
 // bootFile chooses by the client's architecture (option 93). A client that does not say is an old one.
 func bootFile(r *Request, boot vpc.BootSpec) string {
-	arch := r.Msg.Options[dhcpv4.OptionClientSystemArchitectureType.Code()]
+	arch := r.options.get(dhcpv4.OptionClientSystemArchitectureType)
 	switch {
 	case len(arch) < 2 && boot.BIOSFile == "":
 		return boot.File

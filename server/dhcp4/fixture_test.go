@@ -188,6 +188,18 @@ func decoded(t *testing.T, b []byte) *dhcpv4.DHCPv4 {
 	return m
 }
 
+// unfold adds what stands in the file and sname fields, which the library leaves where it is.
+func unfold(m *dhcpv4.DHCPv4, b []byte) error {
+	for i, field := range [][]byte{b[fileOffset : fileOffset+fileSize], b[snameOffset : snameOffset+snameSize]} {
+		if over := m.Options.Get(dhcpv4.OptionOptionOverload); len(over) == 1 && over[0]&(1<<i) != 0 {
+			if err := m.Options.FromBytes(field); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // replyOf is the answer of a decision; nil when there is none.
 func replyOf(d dhcp.Decision) *Reply {
 	p, _ := d.Reply.(*Reply)

@@ -3,7 +3,6 @@ package dhcp4
 import (
 	"encoding/binary"
 	"math"
-	"net"
 	"net/netip"
 	"time"
 
@@ -15,9 +14,9 @@ import (
 // addLease adds how long the lease lasts and when to renew and to rebind it (RFC 2131 section 4.4.5).
 func (p *Reply) addLease(d time.Duration) {
 	secs := uint32(min(d/time.Second, math.MaxUint32-1)) // the largest value would mean for ever
-	p.must(dhcpv4.OptionIPAddressLeaseTime, uint32Bytes(secs))
-	p.must(dhcpv4.OptionRenewTimeValue, uint32Bytes(secs/2))
-	p.must(dhcpv4.OptionRebindingTimeValue, uint32Bytes(uint32(uint64(secs)*7/8)))
+	p.must(dhcpv4.OptionIPAddressLeaseTime, p.keepUint32(secs))
+	p.must(dhcpv4.OptionRenewTimeValue, p.keepUint32(secs/2))
+	p.must(dhcpv4.OptionRebindingTimeValue, p.keepUint32(uint32(uint64(secs)*7/8)))
 }
 
 // addNetwork adds what a guest is told about its network: mask, router and, on a link that is not ours, the routes always;
@@ -25,8 +24,8 @@ func (p *Reply) addLease(d time.Duration) {
 func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 	w := nic.VSwitch
 	gateway := w.GatewayAddr(vpc.IPv4)
-	p.must(dhcpv4.OptionSubnetMask, mask(w))
-	p.must(dhcpv4.OptionRouter, gateway.AsSlice()) // also beside 121: who does not know that one needs it
+	p.must(dhcpv4.OptionSubnetMask, p.keepUint32(mask(w)))
+	p.must(dhcpv4.OptionRouter, p.keepAddrs(gateway)) // also beside 121: who does not know that one needs it
 	routes := classlessRoutes(w)
 	if onForeignLink(w) {
 		p.may(dhcpv4.OptionClasslessStaticRoute, routes)
@@ -43,7 +42,7 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 			sent[o.Code] = true
 		}
 	}
-	list := r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()]
+	list := r.options.get(dhcpv4.OptionParameterRequestList)
 	if len(list) == 0 {
 		list = defaultOptions
 	}
@@ -52,7 +51,7 @@ func (p *Reply) addNetwork(r *Request, nic *vpc.Interface) {
 			continue
 		}
 		sent[code] = true
-		if data := wanted(code, nic, routes); len(data) > 0 {
+		if data := p.wanted(code, nic, routes); len(data) > 0 {
 			p.May = append(p.May, Option{code, data})
 		}
 	}
@@ -66,35 +65,35 @@ var defaultOptions = []byte{
 }
 
 // wanted is the value of an option for an interface; empty when there is nothing to say.
-func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
+func (p *Reply) wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
 	w := nic.VSwitch
 	set := &w.VPC.DHCPOptions
 	switch code {
 	case dhcpv4.OptionDomainNameServer.Code():
-		return addrs(w.Resolvers(vpc.IPv4))
+		return p.keepAddrs(w.Resolvers(vpc.IPv4)...)
 	case dhcpv4.OptionHostName.Code():
-		return []byte(nic.Hostname())
+		return p.keepString(nic.Hostname())
 	case dhcpv4.OptionDomainName.Code():
-		return []byte(w.VPC.DomainName())
+		return p.keepString(w.VPC.DomainName())
 	case dhcpv4.OptionInterfaceMTU.Code():
 		if set.MTU > 0 && set.MTU <= math.MaxUint16 {
 			return binary.BigEndian.AppendUint16(nil, uint16(set.MTU))
 		}
 	case dhcpv4.OptionBroadcastAddress.Code():
 		if !onForeignLink(w) {
-			return vpc.LastAddr(w.CIDRBlock).AsSlice()
+			return p.keepAddrs(vpc.LastAddr(w.CIDRBlock))
 		}
 	case dhcpv4.OptionNTPServers.Code():
-		return addrs(set.NTPServers)
+		return p.keepAddrs(set.NTPServers...)
 	case dhcpv4.OptionDNSDomainSearchList.Code():
 		return searchList(set.SearchDomains)
 	case dhcpv4.OptionClasslessStaticRoute.Code(), optionMSClasslessRoutes.Code():
 		return routes
 	case optionCaptivePortal.Code():
-		return []byte(set.CaptivePortal)
+		return p.keepString(set.CaptivePortal)
 	case dhcpv4.OptionIPv6OnlyPreferred.Code():
 		if d := time.Duration(set.IPv6OnlyPreferred); d > 0 && w.IPv6CIDRBlock.IsValid() && nic.Primary(vpc.IPv6).IsValid() {
-			return uint32Bytes(uint32(d / time.Second))
+			return p.keepUint32(uint32(d / time.Second))
 		}
 	}
 	return nil
@@ -104,7 +103,7 @@ func wanted(code uint8, nic *vpc.Interface, routes []byte) []byte {
 // does not depend on what the client says.
 func clientFQDN(r *Request, nic *vpc.Interface) []byte {
 	const serverUpdates, overridden, wireForm, noUpdates = 0x01, 0x02, 0x04, 0x08
-	asked := r.Msg.Options[dhcpv4.OptionFQDN.Code()]
+	asked := r.options.get(dhcpv4.OptionFQDN)
 	if len(asked) < fqdnHeader {
 		return nil
 	}
@@ -132,11 +131,11 @@ func clientFQDN(r *Request, nic *vpc.Interface) []byte {
 // their link, so that what they say to each other comes by the gateway too.
 func onForeignLink(w *vpc.VSwitch) bool { return w.Attach.Interface != "" }
 
-func mask(w *vpc.VSwitch) []byte {
+func mask(w *vpc.VSwitch) uint32 {
 	if onForeignLink(w) {
-		return []byte{255, 255, 255, 255}
+		return math.MaxUint32
 	}
-	return net.CIDRMask(w.CIDRBlock.Bits(), 32)
+	return ^(math.MaxUint32 >> w.CIDRBlock.Bits())
 }
 
 // classlessRoutes is the value of option 121 (RFC 3442), empty when option 3 says it all. A client that takes 121 ignores
@@ -163,17 +162,6 @@ func appendRoute(b []byte, dst netip.Prefix, via netip.Addr) []byte {
 	b = append(b, byte(dst.Bits()))
 	b = append(b, dst.Addr().AsSlice()[:(dst.Bits()+7)/8]...)
 	return append(b, via.AsSlice()...)
-}
-
-// addrs are the IPv4 addresses of a list; the others are DHCPv6's to tell.
-func addrs(list []netip.Addr) []byte {
-	var b []byte
-	for _, a := range list {
-		if a.Is4() {
-			b = append(b, a.AsSlice()...)
-		}
-	}
-	return b
 }
 
 // searchList is the value of option 119 (RFC 3397), uncompressed: a domain that is no name is left out.

@@ -38,16 +38,22 @@ type Reply struct {
 	MaxSize   int      // bytes that the client takes
 
 	request *Request
+	data    []byte // room for the options' values
+	room    struct {
+		must [10]Option
+		may  [8]Option
+		data [160]byte
+	}
 }
 
 // newReply starts the answer to a request: what every answer copies from it (RFC 2131 table 3).
 func newReply(r *Request, kind dhcpv4.MessageType, server netip.Addr) *Reply {
 	p := &Reply{
-		Type: kind, XID: r.Msg.TransactionID, MAC: r.MAC, Broadcast: r.Broadcast, Relay: r.Relay, request: r,
-		RelayInfo: r.Msg.Options[dhcpv4.OptionRelayAgentInformation.Code()], MaxSize: r.MaxSize,
-		Must: make([]Option, 0, 10), May: make([]Option, 0, 6), // as many as most have
+		Type: kind, XID: r.XID, MAC: r.MAC, Broadcast: r.Broadcast, Relay: r.Relay, request: r,
+		RelayInfo: r.options.get(dhcpv4.OptionRelayAgentInformation), MaxSize: r.MaxSize,
 	}
-	p.must(dhcpv4.OptionServerIdentifier, server.AsSlice())
+	p.Must, p.May, p.data = p.room.must[:0], p.room.may[:0], p.room.data[:0]
+	p.must(dhcpv4.OptionServerIdentifier, p.keepAddrs(server))
 	if len(r.ClientID) > 0 {
 		p.must(dhcpv4.OptionClientIdentifier, r.ClientID) // RFC 6842
 	}
@@ -58,6 +64,31 @@ func newReply(r *Request, kind dhcpv4.MessageType, server netip.Addr) *Reply {
 func (p *Reply) must(code dhcpv4.OptionCode, data []byte) {
 	p.Must = append(p.Must, Option{code.Code(), data})
 }
+
+// keepAddrs returns the IPv4 addresses of a list as an option's value; the others are DHCPv6's to tell.
+func (p *Reply) keepAddrs(list ...netip.Addr) []byte {
+	from := len(p.data)
+	for _, a := range list {
+		if a.Is4() {
+			v := a.As4()
+			p.data = append(p.data, v[:]...)
+		}
+	}
+	return p.kept(from)
+}
+
+func (p *Reply) keepUint32(v uint32) []byte {
+	p.data = binary.BigEndian.AppendUint32(p.data, v)
+	return p.kept(len(p.data) - 4)
+}
+
+func (p *Reply) keepString(s string) []byte {
+	p.data = append(p.data, s...)
+	return p.kept(len(p.data) - len(s))
+}
+
+// kept is what has been added to the values.
+func (p *Reply) kept(from int) []byte { return p.data[from:len(p.data):len(p.data)] }
 
 // may appends an option that is sent if there is room for it.
 func (p *Reply) may(code dhcpv4.OptionCode, data []byte) {
@@ -182,5 +213,3 @@ func (p *Reply) Frame(from port.Port, w *vpc.VSwitch) []byte {
 
 // Datagram is the reply as it goes to the relay.
 func (p *Reply) Datagram() (netip.Addr, []byte) { return Route(p.request, p).Relay, p.Encode() }
-
-func uint32Bytes(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

@@ -17,15 +17,20 @@ import (
 
 // Sizes of a message (RFC 2131 section 2), in bytes.
 const (
-	headerSize  = 236
-	cookieSize  = 4
-	fileOffset  = 108
-	fileSize    = 128
-	snameOffset = 44
-	snameSize   = 64
-	maxMessage  = 1472 // what fits an Ethernet frame without fragments
-	maxHops     = 16   // RFC 1542 section 4.1.1
-	maxClientID = 255
+	headerSize     = 236
+	cookieSize     = 4
+	cookie         = 99<<24 | 130<<16 | 83<<8 | 99 // RFC 2131 section 3
+	flagsOffset    = 10
+	clientOffset   = 12 // ciaddr
+	relayOffset    = 24 // giaddr
+	hardwareOffset = 28
+	fileOffset     = 108
+	fileSize       = 128
+	snameOffset    = 44
+	snameSize      = 64
+	maxMessage     = 1472 // what fits an Ethernet frame without fragments
+	maxHops        = 16   // RFC 1542 section 4.1.1
+	maxClientID    = 255
 )
 
 // Options that the library has no name for.
@@ -40,8 +45,8 @@ const (
 
 // Request is a client's message that has passed every check that needs no knowledge of the network.
 type Request struct {
-	Msg       *dhcpv4.DHCPv4
 	Type      dhcpv4.MessageType
+	XID       dhcpv4.TransactionID
 	MAC       vpc.MAC
 	Client    netip.Addr // ciaddr; invalid when zero
 	Relay     netip.Addr // giaddr; invalid when zero
@@ -55,9 +60,15 @@ type Request struct {
 	// What the relay says in option 82.
 	LinkSelection  netip.Addr // RFC 3527
 	ServerOverride netip.Addr // RFC 5107
+
+	options  optionList
+	clientID string // ClientID as the lease engine has it
 }
 
-// ParseRequest reads the payload of a datagram to port 67. The bytes are not kept.
+// usualOptions is how many options nearly every client sends at most.
+const usualOptions = 12
+
+// ParseRequest reads the payload of a datagram to port 67, whose bytes the request keeps.
 // The error says that the message is malformed, or is not from a client; either way it is not answered.
 func ParseRequest(b []byte) (*Request, error) {
 	if len(b) < headerSize+cookieSize || len(b) > maxMessage {
@@ -72,18 +83,22 @@ func ParseRequest(b []byte) (*Request, error) {
 	if b[3] > maxHops {
 		return nil, fmt.Errorf("%w: %d hops", dhcp.ErrMalformed, b[3])
 	}
-	m, err := dhcpv4.FromBytes(b)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", dhcp.ErrMalformed, err)
+	if binary.BigEndian.Uint32(b[headerSize:]) != cookie {
+		return nil, fmt.Errorf("%w: no DHCP", dhcp.ErrMalformed)
 	}
-	if err := unfold(m, b); err != nil {
-		return nil, err
+	const broadcast = 0x80
+	r := &Request{
+		XID: dhcpv4.TransactionID(b[4:8]), MAC: vpc.MAC(b[hardwareOffset:]), Broadcast: b[flagsOffset]&broadcast != 0,
+		Client: unlessZero(b[clientOffset:]), Relay: unlessZero(b[relayOffset:]),
+		options: optionList{list: make([]Option, 0, usualOptions)},
 	}
-	r := &Request{Msg: m, MAC: vpc.MAC(m.ClientHWAddr), Broadcast: m.IsBroadcast()}
 	if r.MAC.IsZero() || r.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%w: hardware address %s", dhcp.ErrMalformed, r.MAC)
 	}
-	kind := m.Options[dhcpv4.OptionDHCPMessageType.Code()]
+	if err := r.readOptions(b); err != nil {
+		return nil, err
+	}
+	kind := r.options.get(dhcpv4.OptionDHCPMessageType)
 	if len(kind) != 1 {
 		return nil, fmt.Errorf("%w: no message type", dhcp.ErrMalformed)
 	}
@@ -93,58 +108,65 @@ func ParseRequest(b []byte) (*Request, error) {
 	default:
 		return nil, fmt.Errorf("%w: message type %d", dhcp.ErrNotClient, kind[0])
 	}
-	r.Client, r.Relay = unlessZero(m.ClientIPAddr), unlessZero(m.GatewayIPAddr)
-	if r.Requested, err = addrOption(m, dhcpv4.OptionRequestedIPAddress); err != nil {
+	var err error
+	if r.Requested, err = r.addrOption(dhcpv4.OptionRequestedIPAddress); err != nil {
 		return nil, err
 	}
-	if r.Server, err = addrOption(m, dhcpv4.OptionServerIdentifier); err != nil {
+	if r.Server, err = r.addrOption(dhcpv4.OptionServerIdentifier); err != nil {
 		return nil, err
 	}
-	if r.ClientID = m.Options[dhcpv4.OptionClientIdentifier.Code()]; len(r.ClientID) > maxClientID {
+	if r.ClientID = r.options.get(dhcpv4.OptionClientIdentifier); len(r.ClientID) > maxClientID {
 		return nil, fmt.Errorf("%w: client identifier of %d bytes", dhcp.ErrMalformed, len(r.ClientID))
 	}
-	r.Hostname = clientHostname(m)
-	r.MaxSize = maxSize(m)
-	r.LinkSelection, r.ServerOverride = relayInfo(m.Options[dhcpv4.OptionRelayAgentInformation.Code()])
+	r.clientID = hex.EncodeToString(r.ClientID)
+	r.Hostname = r.clientHostname()
+	r.MaxSize = r.maxSize()
+	r.LinkSelection, r.ServerOverride = relayInfo(r.options.get(dhcpv4.OptionRelayAgentInformation))
 	return r, nil
 }
 
-// unfold adds the options that stand in the file and sname fields (option 52, RFC 2131 section 4.1), which the library
-// leaves where they are.
-func unfold(m *dhcpv4.DHCPv4, b []byte) error {
-	over, ok := m.Options[dhcpv4.OptionOptionOverload.Code()]
-	if !ok {
+// readOptions reads the options, also those that stand in the file and sname fields (option 52, RFC 2131 section 4.1).
+func (r *Request) readOptions(b []byte) error {
+	ended, err := r.options.read(b[headerSize+cookieSize:])
+	if err != nil {
+		return err
+	}
+	if !ended {
+		return fmt.Errorf("%w: options without an end", dhcp.ErrMalformed)
+	}
+	if !r.options.has(dhcpv4.OptionOptionOverload) {
 		return nil
 	}
+	over := r.options.get(dhcpv4.OptionOptionOverload)
 	if len(over) != 1 || over[0] < 1 || over[0] > 3 {
 		return fmt.Errorf("%w: option overload", dhcp.ErrMalformed)
 	}
 	if over[0]&1 != 0 {
-		if err := m.Options.FromBytes(b[fileOffset : fileOffset+fileSize]); err != nil {
-			return fmt.Errorf("%w: options in file: %w", dhcp.ErrMalformed, err)
+		if _, err := r.options.read(b[fileOffset : fileOffset+fileSize]); err != nil {
+			return fmt.Errorf("in file: %w", err)
 		}
 	}
 	if over[0]&2 != 0 {
-		if err := m.Options.FromBytes(b[snameOffset : snameOffset+snameSize]); err != nil {
-			return fmt.Errorf("%w: options in sname: %w", dhcp.ErrMalformed, err)
+		if _, err := r.options.read(b[snameOffset : snameOffset+snameSize]); err != nil {
+			return fmt.Errorf("in sname: %w", err)
 		}
 	}
 	return nil
 }
 
-// unlessZero turns a header field into an address; 0.0.0.0 means that there is none.
-func unlessZero(ip []byte) netip.Addr {
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok || a.IsUnspecified() {
+// unlessZero reads an address of the header; 0.0.0.0 means that there is none.
+func unlessZero(b []byte) netip.Addr {
+	a := netip.AddrFrom4([4]byte(b))
+	if a.IsUnspecified() {
 		return netip.Addr{}
 	}
 	return a
 }
 
 // addrOption reads an option that holds one address; invalid when it is absent.
-func addrOption(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (netip.Addr, error) {
-	v, ok := m.Options[code.Code()]
-	if !ok {
+func (r *Request) addrOption(code dhcpv4.OptionCode) (netip.Addr, error) {
+	v := r.options.get(code)
+	if v == nil {
 		return netip.Addr{}, nil
 	}
 	if len(v) != 4 {
@@ -155,10 +177,10 @@ func addrOption(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (netip.Addr, error) {
 
 // maxSize is the UDP payload that the client takes: option 57 counts the IP and UDP headers, and 576 is what every client
 // takes (RFC 2132 section 9.10).
-func maxSize(m *dhcpv4.DHCPv4) int {
+func (r *Request) maxSize() int {
 	const headers, least = 28, 576
 	size := least
-	if v := m.Options[dhcpv4.OptionMaximumDHCPMessageSize.Code()]; len(v) == 2 {
+	if v := r.options.get(dhcpv4.OptionMaximumDHCPMessageSize); len(v) == 2 {
 		size = max(least, int(binary.BigEndian.Uint16(v)))
 	}
 	return min(size-headers, maxMessage)
@@ -169,13 +191,13 @@ const fqdnHeader = 3
 
 // clientHostname is the host name that the client gives itself: the name of option 81, beside which option 12 does not
 // count (RFC 4702 section 3.1), else option 12.
-func clientHostname(m *dhcpv4.DHCPv4) string {
-	if v := m.Options[dhcpv4.OptionFQDN.Code()]; len(v) > fqdnHeader {
+func (r *Request) clientHostname() string {
+	if v := r.options.get(dhcpv4.OptionFQDN); len(v) > fqdnHeader {
 		if name := fqdnName(v[0], v[fqdnHeader:]); name != "" {
 			return name
 		}
 	}
-	v := m.Options[dhcpv4.OptionHostName.Code()]
+	v := r.options.get(dhcpv4.OptionHostName)
 	for len(v) > 0 && v[len(v)-1] == 0 { // some clients count the final NUL
 		v = v[:len(v)-1]
 	}
@@ -227,7 +249,7 @@ func (r *Request) Relayed() bool { return r.Relay.IsValid() }
 func (r *Request) Sender(vswitchID string) lease.Client {
 	return lease.Client{
 		VSwitch: vswitchID, MAC: r.MAC, Family: vpc.IPv4, OnLink: !r.Relayed(),
-		ClientID: hex.EncodeToString(r.ClientID), Hostname: r.Hostname,
+		ClientID: r.clientID, Hostname: r.Hostname,
 	}
 }
 
@@ -246,14 +268,11 @@ func (r *Request) VSwitch(candidates []*vpc.VSwitch) *vpc.VSwitch {
 }
 
 // has reports whether the client sent the option.
-func (r *Request) has(code dhcpv4.OptionCode) bool {
-	_, ok := r.Msg.Options[code.Code()]
-	return ok
-}
+func (r *Request) has(code dhcpv4.OptionCode) bool { return r.options.has(code) }
 
 // wants reports whether the client asked for the option (option 55).
 func (r *Request) wants(code uint8) bool {
-	for _, c := range r.Msg.Options[dhcpv4.OptionParameterRequestList.Code()] {
+	for _, c := range r.options.get(dhcpv4.OptionParameterRequestList) {
 		if c == code {
 			return true
 		}

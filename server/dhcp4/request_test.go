@@ -246,7 +246,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("a reply of %d bytes to a client that takes %d", len(out), r.MaxSize)
 			}
 			m := decoded(t, out)
-			if m.TransactionID != r.Msg.TransactionID || m.OpCode != dhcpv4.OpcodeBootReply {
+			if m.TransactionID != r.XID || m.OpCode != dhcpv4.OpcodeBootReply {
 				t.Errorf("not a reply to the request: %s", m.Summary())
 			}
 			to := Route(r, replyOf(d))
