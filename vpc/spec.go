@@ -317,7 +317,7 @@ func (r *RecordSpec) SetDefaults() { r.TTL = 60 }
 // ForwarderSpec sends questions about one zone to other resolvers.
 type ForwarderSpec struct {
 	Zone    string   `json:"zone"`
-	Servers []string `json:"servers,omitzero"` // IP[:port]
+	Servers []string `json:"servers,omitzero"` // IP[:port], or tls://NAME@IP[:port] with the name in the certificate
 }
 
 // TestSpec is a reachability assertion that is kept with the policy.
