@@ -7,12 +7,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,6 +76,81 @@ func TestAForgerMustGuessTheCaseToo(t *testing.T) {
 				t.Error("the server repeats the case, and is not asked with it any more")
 			}
 		})
+	}
+}
+
+func TestAForgedTruncationIsNoReasonForTCP(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		forge func(m *miekg.Msg)
+	}{
+		{"another ID", func(m *miekg.Msg) { m.Id++ }},
+		{"another question", func(m *miekg.Msg) { m.Question[0].Name = "www.example.net." }},
+		{"another type", func(m *miekg.Msg) { m.Question[0].Qtype = miekg.TypeAAAA }},
+		{"a question", func(m *miekg.Msg) { m.Response = false }},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			up := newFake(t, "127.0.0.1", func(q *miekg.Msg, tcp bool) []*miekg.Msg {
+				forged := new(miekg.Msg).SetReply(q)
+				forged.Truncated = true
+				tt.forge(forged)
+				return append([]*miekg.Msg{forged}, says(t, "@ 100 IN A 192.0.2.1")(q, tcp)...)
+			})
+			s := asking(t, nil, lab(), up)
+			if m := askServer(t, s, "vpc-a", question("www.example.org.", "A")); len(m.Answer) != 1 || m.Truncated || up.tcp.Load() != 0 {
+				t.Errorf("%v, asked %d times over TCP", m, up.tcp.Load())
+			}
+		})
+	}
+}
+
+// Whoever forges a reply has to guess the ID and the port of every question anew.
+func TestIDsAndPortsAreNewForEveryQuestion(t *testing.T) {
+	for _, loopback := range loopbacks() {
+		pc, err := net.ListenPacket("udp", net.JoinHostPort(loopback, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pc.Close()
+		var mu sync.Mutex
+		ids, ports, low := map[uint16]bool{}, map[int]bool{}, 0
+		go func() {
+			buf := make([]byte, 2048)
+			for {
+				n, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				var q miekg.Msg
+				if q.Unpack(buf[:n]) != nil {
+					continue
+				}
+				mu.Lock()
+				ids[q.Id], ports[from.(*net.UDPAddr).Port] = true, true
+				if q.Id < 1<<15 {
+					low++
+				}
+				mu.Unlock()
+				if wire, err := says(t, "@ 100 IN A 192.0.2.1")(&q, false)[0].Pack(); err == nil {
+					pc.WriteTo(wire, from)
+				}
+			}
+		}()
+		s, err := New(Config{Upstreams: []string{pc.LocalAddr().String()}, CacheSize: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetSnapshot(snapshotOf(lab()))
+		const questions = 400
+		for i := range questions {
+			askServer(t, s, "vpc-a", question(fmt.Sprintf("n%d.example.org.", i), "A"))
+		}
+		mu.Lock()
+		// By chance some come twice: of IDs one or two, of ports, which are half as many, a few more.
+		if len(ids) < questions*95/100 || len(ports) < questions*95/100 || low < questions*35/100 || low > questions*65/100 {
+			t.Errorf("%d questions had %d IDs, %d of them below the middle, and %d ports", questions, len(ids), low, len(ports))
+		}
+		mu.Unlock()
 	}
 }
 
