@@ -148,13 +148,13 @@ func (s *Store) Restore(ctx context.Context, base uint64, c *Contents, a Audit) 
 	if err != nil {
 		return 0, fmt.Errorf("restore: %w", err)
 	}
-	next := &revision{c.Spec, cur.number + 1}
+	next := newRevision(c.Spec, cur.number+1)
 	err = s.update(func(tx *bolt.Tx) error {
 		undo, err := plan.write(tx)
 		if err != nil {
 			return err
 		}
-		if err := s.writeRevision(tx, next.number, undo, a); err != nil {
+		if err := s.writeRevision(tx, next, undo, a); err != nil {
 			return err
 		}
 		if err := errors.Join(tx.DeleteBucket(bucketLeases), dropJournal(tx)); err != nil {

@@ -26,7 +26,7 @@ var migrations = []func(*bolt.Tx) error{instancesFromJSON}
 
 // The buckets besides those of the kinds of objects.
 var (
-	bucketMeta    = []byte("meta")    // schema, revision
+	bucketMeta    = []byte("meta")    // schema, revision, stamp
 	bucketValues  = []byte("values")  // small values of the daemon
 	bucketLeases  = []byte("leases")  // by address
 	bucketJournal = []byte("journal") // what is newer than that, in the order of writing; absent when nothing is
@@ -35,6 +35,7 @@ var (
 
 	keySchema   = []byte("schema")
 	keyRevision = []byte("revision")
+	keyStamp    = []byte("stamp") // of the revision; none in what was migrated from schema 1
 )
 
 const (
@@ -134,11 +135,11 @@ func (s *Store) load() error {
 					return fmt.Errorf("%w: %s is missing", ErrCorrupt, name)
 				}
 			}
-			spec, err := loadSpec(tx)
+			now, err := loadRevision(tx)
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrCorrupt, err)
 			}
-			s.current.Store(&revision{spec, getUint(tx.Bucket(bucketMeta), keyRevision)})
+			s.current.Store(now)
 			return nil
 		})
 	})

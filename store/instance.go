@@ -86,6 +86,15 @@ func encodeInstance(vpcID string, rank uint64, i *vpc.InstanceSpec) ([]byte, err
 	return b, nil
 }
 
+// storedRank returns the rank of what is stored as an instance is, 0 of anything else.
+func storedRank(value []byte) uint64 {
+	if len(value) == 0 || value[0] != instanceVersion {
+		return 0
+	}
+	r := reader{rest: value[1:]}
+	return r.uint()
+}
+
 var errShort = errors.New("cut short")
 
 // decodeInstance reads an instance in any of its forms.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
@@ -63,9 +64,8 @@ type ranks func(kind, key string) uint64
 func ranksIn(tx *bolt.Tx) ranks {
 	return func(kind, key string) uint64 {
 		value := tx.Bucket([]byte(kind)).Get([]byte(key))
-		if kind == kindInst && len(value) > 0 && value[0] == instanceVersion {
-			r := reader{rest: value[1:]}
-			return r.uint()
+		if rank := storedRank(value); rank != 0 {
+			return rank
 		}
 		var r record[json.RawMessage]
 		if err := json.Unmarshal(value, &r); err != nil {
@@ -424,13 +424,13 @@ func decodeRecord[T any](o object, _ *pool) (decoded[T], error) {
 
 // decode returns the objects of a kind in the order of their ranks.
 func decode[T any](all objects, kind string, one func(object, *pool) (decoded[T], error)) ([]decoded[T], error) {
-	list := all[kind]
-	byKey := make([]decoded[T], len(list))
+	list := byRank(all[kind])
+	out := make([]decoded[T], len(list))
 	if err := inParallel(len(list), func(from, to int) error {
 		p := newPool()
 		for i := from; i < to; i++ {
 			var err error
-			if byKey[i], err = one(list[i], p); err != nil {
+			if out[i], err = one(list[i], p); err != nil {
 				return fmt.Errorf("decode %s %s: %w", kind, list[i].key, err)
 			}
 		}
@@ -438,20 +438,27 @@ func decode[T any](all objects, kind string, one func(object, *pool) (decoded[T]
 	}); err != nil {
 		return nil, err
 	}
+	slices.SortFunc(out, func(a, b decoded[T]) int { return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.key, b.key)) })
+	return out, nil
+}
+
+// byRank returns objects in the order of those ranks that can be told without decoding. What is decoded one after the
+// other lies side by side in memory, and everybody walks through it in that order.
+func byRank(list []object) []object {
 	type place struct {
 		rank uint64
 		at   int
 	}
-	order := make([]place, len(byKey))
-	for i, o := range byKey {
-		order[i] = place{o.rank, i}
+	order := make([]place, len(list))
+	for i, o := range list {
+		order[i] = place{storedRank(o.value), i}
 	}
 	slices.SortFunc(order, func(a, b place) int { return cmp.Or(cmp.Compare(a.rank, b.rank), a.at-b.at) })
-	out := make([]decoded[T], len(byKey))
+	out := make([]object, len(list))
 	for i, p := range order {
-		out[i] = byKey[p.at]
+		out[i] = list[p.at]
 	}
-	return out, nil
+	return out
 }
 
 // inParallel calls f for ranges of the numbers below n, on all processors. A fault of the mapped file becomes an error as in

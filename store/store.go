@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,6 +93,22 @@ type Store struct {
 type revision struct {
 	spec   *vpc.Spec
 	number uint64
+	stamp  uint64 // random
+}
+
+// newRevision makes one that is to be stored.
+func newRevision(spec *vpc.Spec, number uint64) *revision {
+	return &revision{spec, number, 1 + rand.Uint64N(math.MaxUint64)}
+}
+
+// loadRevision reads the current one.
+func loadRevision(tx *bolt.Tx) (*revision, error) {
+	spec, err := loadSpec(tx)
+	if err != nil {
+		return nil, err
+	}
+	b := tx.Bucket(bucketMeta)
+	return &revision{spec, getUint(b, keyRevision), getUint(b, keyStamp)}, nil
 }
 
 // State returns the desired state and its revision; an empty Spec and 0 before the first Commit. The Spec and what it
@@ -98,6 +116,13 @@ type revision struct {
 func (s *Store) State() (*vpc.Spec, uint64) {
 	r := s.current.Load()
 	return r.spec, r.number
+}
+
+// Stamp returns the current revision with a number that tells it from every other one that was ever given that number, in
+// this store, in another, or in a backup that has gone its own way. It is 0 before the first Commit.
+func (s *Store) Stamp() (revision, stamp uint64) {
+	r := s.current.Load()
+	return r.number, r.stamp
 }
 
 // Commit makes spec the desired state and returns its revision, which is durable then and which State returns. base is the
@@ -120,7 +145,7 @@ func (s *Store) Commit(ctx context.Context, base uint64, spec *vpc.Spec, a Audit
 	if err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
-	next := &revision{spec, cur.number + 1}
+	next := newRevision(spec, cur.number+1)
 	err = s.update(func(tx *bolt.Tx) error {
 		if n := getUint(tx.Bucket(bucketMeta), keyRevision); n != cur.number {
 			return fmt.Errorf("%w: the file is at revision %d", ErrConflict, n)
@@ -132,7 +157,7 @@ func (s *Store) Commit(ctx context.Context, base uint64, spec *vpc.Spec, a Audit
 		if len(undo) == 0 {
 			return errSame
 		}
-		return s.writeRevision(tx, next.number, undo, a)
+		return s.writeRevision(tx, next, undo, a)
 	})
 	switch {
 	case errors.Is(err, errSame):
@@ -166,30 +191,29 @@ func (s *Store) adopt(r *revision) {
 // resync makes memory agree with the file again after a commit whose outcome is unknown: when the disk fails in the very
 // last write, a transaction that was reported as failed may be there.
 func (s *Store) resync() {
-	var n uint64
-	var spec *vpc.Spec
+	var now *revision
 	err := s.view(func(tx *bolt.Tx) (err error) {
-		if n = getUint(tx.Bucket(bucketMeta), keyRevision); n != s.current.Load().number {
-			spec, err = loadSpec(tx)
+		if getUint(tx.Bucket(bucketMeta), keyRevision) != s.current.Load().number {
+			now, err = loadRevision(tx)
 		}
 		return err
 	})
-	if err != nil || spec == nil {
+	if err != nil || now == nil {
 		return // unchanged, or unreadable: what was last known to be stored stays in force
 	}
-	s.current.Store(&revision{spec, n})
-	s.wake()
+	s.adopt(now)
 }
 
 // writeRevision writes what a revision consists of besides its objects, and forgets what is too old.
-func (s *Store) writeRevision(tx *bolt.Tx, n uint64, undo []objectState, a Audit) error {
-	if err := putUint(tx.Bucket(bucketMeta), keyRevision, n); err != nil {
+func (s *Store) writeRevision(tx *bolt.Tx, r *revision, undo []objectState, a Audit) error {
+	b := tx.Bucket(bucketMeta)
+	if err := errors.Join(putUint(b, keyRevision, r.number), putUint(b, keyStamp, r.stamp)); err != nil {
 		return err
 	}
-	if err := putHistory(tx, n, undo, s.opt.History); err != nil {
+	if err := putHistory(tx, r.number, undo, s.opt.History); err != nil {
 		return err
 	}
-	return putEvent(tx, a.event(n, s.opt.Now()), s.opt.MaxAudit)
+	return putEvent(tx, a.event(r.number, s.opt.Now()), s.opt.MaxAudit)
 }
 
 // Watch returns a channel that receives after every new revision. It has one slot: whoever was busy during ten commits is
