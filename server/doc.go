@@ -4,6 +4,7 @@
 //   - gateway.go   the parts and what they share
 //   - change.go    apply, create, set, delete, rollback: the only writers of desired state
 //   - force.go     stored revision -> rules -> links -> names and leases; who waits for it
+//   - standing.go  what is still in force from the daemon before
 //   - enrol.go     an unknown MAC becomes an instance
 //   - expire.go    enrolled instances that are not seen any more go
 //   - objects.go   what get and describe show

@@ -47,7 +47,7 @@ type Gateway struct {
 	stored  atomic.Pointer[vpc.Snapshot] // the newest revision
 	inUse   atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
 	ready   atomic.Bool
-	settled func() // called when the daemon is ready
+	settled func() // ends the start: garbage is collected as usual
 
 	watchRules func(context.Context) error // tells firewall that somebody has changed the kernel's rules
 
@@ -77,20 +77,25 @@ func (g *Gateway) reload() *vpc.Snapshot {
 	return s
 }
 
-// serveSnapshot gives a snapshot that is in force to the parts that answer packets.
-func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
+// serveGuests gives a snapshot that is in force to the parts that answer packets.
+func (g *Gateway) serveGuests(s *vpc.Snapshot) {
 	g.leases.SetSnapshot(s) // before DHCP, which asks it
 	g.dhcp4.SetSnapshot(s)
 	g.dhcp6.SetSnapshot(s)
 	g.ra.SetSnapshot(s)
 	g.dns.SetSnapshot(s) // last: making the names of tens of thousands of instances takes longer than all else
+}
+
+// serveSnapshot serves a snapshot that has just been put in force.
+func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
+	g.serveGuests(s)
 	g.inUse.Store(s)
 }
 
 // steps are what makes the world match a snapshot, in order: rules before links, so that a link never forwards without them.
 func (g *Gateway) steps() []step {
 	return []step{
-		{"firewall", g.firewall.Apply},
+		{"firewall", func(ctx context.Context, s *vpc.Snapshot) error { return g.firewall.Apply(ctx, s) }}, // it is raised later
 		{"advertisements", g.ra.Withdraw}, // while the links that go are still there
 		{"links", g.links.Apply},
 	}

@@ -55,9 +55,9 @@ const socketGroup = "gatehouse"
 // shutdownTime is how long requests that are under way may take when the daemon ends.
 const shutdownTime = 5 * time.Second
 
-// startGCPercent is how far the heap may grow between collections until the daemon is ready (see runtime/debug): what it
-// makes while it starts stays, and looking through it as often as usual would take as long as all the rest.
-const startGCPercent = 400
+// startMemory is how much the daemon may take until it is ready before garbage is looked for: most of what it makes while it
+// starts stays, and looking through all that would take as long as all the rest.
+const startMemory = 1 << 30
 
 // runGCPercent is the same for a daemon that is ready, unless GOGC says otherwise. Most of its heap stays as it is for ever:
 // less room for garbage costs little time, and of the memory of a large network it is the larger part.
@@ -74,14 +74,7 @@ func Serve(ctx context.Context, opt Options) error {
 	if c.API.Listen != "" {
 		return errors.New("api.listen: this version serves its socket only: leave it empty")
 	}
-	usual := debug.SetGCPercent(startGCPercent)
-	if os.Getenv("GOGC") == "" {
-		usual = runGCPercent
-	}
-	settled := sync.OnceFunc(func() {
-		debug.SetGCPercent(usual)
-		debug.FreeOSMemory()
-	})
+	settled := delayGC()
 	defer settled()
 	st, err := openStore(c, log)
 	if err != nil {
@@ -103,17 +96,77 @@ func Serve(ctx context.Context, opt Options) error {
 	}
 	g.settled = settled
 	defer g.links.Close()
-	if err := g.firstManifest(ctx, c); err != nil {
-		return err
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.Go(func() error {
+		if err := g.begin(ctx, tasks, opt.LoadConfig, level); ctx.Err() == nil {
+			return err
+		}
+		return nil // everything ends before all of it has begun
+	})
+	return tasks.Wait()
+}
+
+// delayGC lets garbage lie until the function that it returns is called.
+func delayGC() (settled func()) {
+	limit := debug.SetMemoryLimit(-1)
+	debug.SetMemoryLimit(min(limit, startMemory))
+	usual := debug.SetGCPercent(-1)
+	if os.Getenv("GOGC") == "" {
+		usual = runGCPercent
 	}
-	if err := g.confirm.restore(g); err != nil {
-		return err
-	}
+	return sync.OnceFunc(func() {
+		debug.SetGCPercent(usual)
+		debug.SetMemoryLimit(limit)
+		debug.FreeOSMemory()
+	})
+}
+
+// begin starts everything. Whoever asks the API meanwhile waits.
+func (g *Gateway) begin(ctx context.Context, tasks *errgroup.Group, load func() (*configs.Config, error), level *slog.LevelVar) error {
+	c := g.config.Load()
 	l, err := listen(c.API.Socket)
 	if err != nil {
 		return err
 	}
-	return g.run(ctx, l, opt.LoadConfig, level)
+	for _, step := range []func() error{
+		func() error { return g.serve(ctx, tasks) },
+		func() error { return g.firstManifest(ctx, c) },
+		func() error { return g.confirm.restore(g) },
+	} {
+		if err := step(); err != nil {
+			return errors.Join(err, l.Close())
+		}
+	}
+	return g.run(ctx, tasks, l, load, level)
+}
+
+// serve starts the parts that serve guests, and raises the firewall. Where the stored revision is still in force from
+// before, guests are served meanwhile: see standing.
+func (g *Gateway) serve(ctx context.Context, tasks *errgroup.Group) error {
+	start(ctx, tasks, map[string]task{
+		"links":  g.links.Run,
+		"leases": g.leases.Run,
+		"dhcp4":  g.dhcp4.Run,
+		"dhcp6":  g.dhcp6.Run,
+		"ra":     g.ra.Run,
+		"dns":    g.dns.Run,
+	})
+	var resumed sync.WaitGroup
+	if s := g.stored.Load(); g.stands(ctx, s) {
+		resumed.Go(func() { g.resume(ctx, s) })
+	}
+	defer resumed.Wait() // what it serves must not come after a newer revision
+	return g.raiseFirewall(ctx)
+}
+
+// resume serves guests as another daemon did before. What this one finds otherwise when it puts the revision in force is
+// put right then.
+func (g *Gateway) resume(ctx context.Context, s *vpc.Snapshot) {
+	if err := g.links.Apply(ctx, s); err != nil {
+		return // the attempt to put the revision in force says so
+	}
+	g.serveGuests(s)
+	g.log.Debug("guests are served while the rules are read back", "revision", s.Revision)
 }
 
 func newLogger(w io.Writer, c configs.Log, level *slog.LevelVar) *slog.Logger {
@@ -148,7 +201,7 @@ func openStore(c *configs.Config, log *slog.Logger) (*store.Store, error) {
 	return store.Open(c.StateFile(), store.Options{Log: log})
 }
 
-// newGateway makes the parts and wires them; nothing is served yet.
+// newGateway makes the parts that serve guests and wires them; nothing is served yet.
 func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *slog.Logger, version string) (*Gateway, error) {
 	g := &Gateway{log: log, now: time.Now, version: version, started: time.Now(), store: st, enrolments: make(chan *enrolment)}
 	g.config.Store(c)
@@ -159,35 +212,6 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	if err != nil {
 		return nil, fmt.Errorf("links: %w", err)
 	}
-	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
-	if err != nil {
-		return nil, fmt.Errorf("firewall: %w", err)
-	}
-	g.backend, g.features = backend, features
-	for _, f := range backend.Findings {
-		log.Warn("firewall: "+f.Message, "code", f.Code, "remedy", f.Remedy)
-	}
-	tables, err := iptables.New(backend)
-	if err != nil {
-		return nil, fmt.Errorf("firewall: %w", err)
-	}
-	sets, err := ipset.New()
-	if err != nil {
-		return nil, fmt.Errorf("firewall: %w", err)
-	}
-	changes := make(chan struct{}, 1)
-	g.watchRules = func(ctx context.Context) error {
-		return tables.Watch(ctx, func() {
-			select {
-			case changes <- struct{}{}:
-			default: // told already
-			}
-		})
-	}
-	g.firewall = reconcile.New(reconcile.Options{
-		Changes: changes, IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
-		VerifyInterval: time.Duration(c.Firewall.VerifyInterval), Logger: log,
-	})
 	leases, err := st.Leases()
 	if err != nil {
 		return nil, err
@@ -210,6 +234,41 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	g.force = newForce(log, g.stored.Load, g.serveSnapshot, g.steps()...)
 	g.reload()
 	return g, nil
+}
+
+// raiseFirewall finds out what the kernel can do, and makes what writes rules; none is written yet.
+func (g *Gateway) raiseFirewall(ctx context.Context) error {
+	c := g.config.Load()
+	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	g.backend, g.features = backend, features
+	for _, f := range backend.Findings {
+		g.log.Warn("firewall: "+f.Message, "code", f.Code, "remedy", f.Remedy)
+	}
+	tables, err := iptables.New(backend)
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	sets, err := ipset.New()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	changes := make(chan struct{}, 1)
+	g.watchRules = func(ctx context.Context) error {
+		return tables.Watch(ctx, func() {
+			select {
+			case changes <- struct{}{}:
+			default: // told already
+			}
+		})
+	}
+	g.firewall = reconcile.New(reconcile.Options{
+		Changes: changes, IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features,
+		VerifyInterval: time.Duration(c.Firewall.VerifyInterval), Logger: g.log, OnStanding: g.remember,
+	})
+	return nil
 }
 
 func upstreamsOf(c *configs.Config) []string {
@@ -308,25 +367,13 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// run runs every task until ctx ends or one of them fails.
-func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs.Config, error), level *slog.LevelVar) error {
-	tasks, ctx := errgroup.WithContext(ctx)
-	for name, task := range map[string]func(context.Context) error{
-		"firewall": g.firewall.Run,
-		"rules":    g.watchRules,
-		"links":    g.links.Run,
-		"leases":   g.leases.Run,
-		"dhcp4":    g.dhcp4.Run,
-		"dhcp6":    g.dhcp6.Run,
-		"ra":       g.ra.Run,
-		"dns":      g.dns.Run,
-		"force":    g.force.Run,
-		"expiry":   g.runExpiry,
-		"enrol":    g.runEnrolments,
-		"flows":    g.runFlows,
-		"systemd":  g.runSystemd,
-	} {
-		tasks.Go(func() error {
+// task runs until ctx ends, or fails.
+type task func(ctx context.Context) error
+
+// start starts tasks. When one of them fails, all end.
+func start(ctx context.Context, group *errgroup.Group, tasks map[string]task) {
+	for name, task := range tasks {
+		group.Go(func() error {
 			err := task(ctx)
 			if ctx.Err() != nil || err == nil {
 				return nil // it ends because everything does
@@ -334,6 +381,19 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 			return fmt.Errorf("%s: %w", name, err)
 		})
 	}
+}
+
+// run starts the tasks that need the firewall, and serves the API.
+func (g *Gateway) run(ctx context.Context, tasks *errgroup.Group, l net.Listener, load func() (*configs.Config, error), level *slog.LevelVar) error {
+	start(ctx, tasks, map[string]task{
+		"firewall": g.firewall.Run,
+		"rules":    g.watchRules,
+		"force":    g.force.Run,
+		"expiry":   g.runExpiry,
+		"enrol":    g.runEnrolments,
+		"flows":    g.runFlows,
+		"systemd":  g.runSystemd,
+	})
 	tasks.Go(func() error { return g.serveHTTP(ctx, l, api.NewHandler(g, g.metrics())) })
 	if addr := string(g.config.Load().Metrics.Listen); addr != "" {
 		tcp, err := net.Listen("tcp", addr)
@@ -357,7 +417,7 @@ func (g *Gateway) run(ctx context.Context, l net.Listener, load func() (*configs
 			}
 		}
 	})
-	return tasks.Wait()
+	return nil
 }
 
 // metricsOnly serves what a monitor may see without being allowed to change anything.
@@ -443,10 +503,10 @@ func (g *Gateway) runSystemd(ctx context.Context) error {
 		return nil // the daemon ends before it was ready
 	}
 	g.ready.Store(true)
-	g.settled()
 	s := g.inUse.Load()
 	g.log.Info("ready", "revision", s.Revision, "vswitches", len(s.VSwitches), "instances", len(s.Instances), "backend", g.backend.Mode)
 	g.notify(daemon.SdNotifyReady + "\nSTATUS=revision " + strconv.FormatUint(s.Revision, 10) + " is in force")
+	g.settled()
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {
 		interval = time.Hour // nobody watches
@@ -478,6 +538,7 @@ func (g *Gateway) waitReady(ctx context.Context) error {
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {
+			g.settled() // it may take long
 			g.notify("STATUS=" + err.Error())
 			pause = 100 * time.Millisecond
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,7 @@ type gateway struct {
 	space  *netlab.Space
 	bin    string
 	client *api.Client
+	env    []string   // of the daemon, besides the test's own
 	daemon *exec.Cmd  // nil: none is running
 	ended  chan error // what the daemon's Wait said
 }
@@ -165,7 +167,7 @@ func (g *gateway) launch() {
 		g.Fatal(err)
 	}
 	defer log.Close()
-	cmd := g.space.Command(g.ctx, g.bin, "serve", "--config", g.path("gatehouse.yaml"))
+	cmd := g.space.Command(g.ctx, "env", append(slices.Clone(g.env), g.bin, "serve", "--config", g.path("gatehouse.yaml"))...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		g.Fatal(err)
