@@ -2,7 +2,6 @@ package dns
 
 import (
 	"hash/maphash"
-	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -34,8 +33,8 @@ func (l *limiter) set(rate int) {
 func (l *limiter) limits() bool { return l.interval.Load() > 0 }
 
 // admit counts one answer and reports whether it may be given.
-func (l *limiter) admit(client netip.Addr, now time.Time) bool {
-	due := &l.due[maphash.Comparable(l.seed, client)%uint64(len(l.due))]
+func (l *limiter) admit(c client, now time.Time) bool {
+	due := &l.due[maphash.Comparable(l.seed, c)%uint64(len(l.due))]
 	for {
 		was, at := due.Load(), now.UnixNano()
 		next := max(was, at) + l.interval.Load()

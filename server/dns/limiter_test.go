@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -17,7 +18,7 @@ func TestAClientIsGivenSoManyAnswersASecond(t *testing.T) {
 			now := time.Unix(1e9, 0)
 			count := func(n int) (admitted int) {
 				for range n {
-					if l.admit(a, now) {
+					if l.admit(clientOf("vpc-a", a), now) {
 						admitted++
 					}
 				}
@@ -92,6 +93,19 @@ func TestAClientThatWantsMoreIsSentToTCP(t *testing.T) {
 
 func TestAllLinkLocalSourcesOfALinkAreOneClient(t *testing.T) {
 	at := func(s string) netip.Addr { return netip.MustParseAddr(s) }
+	l := newLimiter()
+	l.set(10)
+	for n := range 10 {
+		if !l.admit(clientOf("vpc-a", at(fmt.Sprintf("fe80::1:%d", n))), time.Unix(1e9, 0)) {
+			t.Fatal("refused below the limit")
+		}
+	}
+	if l.admit(clientOf("vpc-a", at("fe80::2:2")), time.Unix(1e9, 0)) {
+		t.Error("another link-local address is given more answers")
+	}
+	if !l.admit(clientOf("vpc-b", at("fe80::2:2")), time.Unix(1e9, 0)) {
+		t.Error("who is in another VPC is given none")
+	}
 	w := newQuota(100, 10, 0)
 	for range 10 {
 		if !w.enter("vpc-a", at("fe80::1:1%gh-web")) {

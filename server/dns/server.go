@@ -371,7 +371,7 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	if q.cookie {
 		s.cookies.stamp(q, src, s.now())
 	}
-	if !tcp && s.limiter.limits() && !q.proven && !s.limiter.admit(src, s.now()) {
+	if !tcp && s.limiter.limits() && !q.proven && !s.limiter.admit(clientOf(v.id(), src), s.now()) {
 		s.counters.limited.Add(1)
 		return appendTruncated(dst, q), nil
 	}

@@ -83,6 +83,14 @@ func (n *node) set(typ uint16) *rrset {
 	return nil
 }
 
+// id returns the ID of the view's VPC; nil is nobody's view.
+func (v *View) id() string {
+	if v == nil {
+		return ""
+	}
+	return v.vpc.ID
+}
+
 // VPC returns the VPC that the view belongs to.
 func (v *View) VPC() *vpc.VPC { return v.vpc }
 
