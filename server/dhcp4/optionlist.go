@@ -9,11 +9,8 @@ import (
 )
 
 // optionList are the options of a message, each once: the pieces of one that comes several times are one (RFC 3396). The
-// library has a map for them; this one costs a fraction of its time, and every message that anybody sends is read.
-type optionList struct {
-	list []Option
-	at   [256]uint8 // by code: where it stands in the list, from 1
-}
+// library has a map for them; a list of the dozen that there are costs a fraction of its time.
+type optionList []Option
 
 // read adds the options of a field, and reports whether the field said where they end. Their data is part of b.
 func (o *optionList) read(b []byte) (ended bool, err error) {
@@ -36,21 +33,28 @@ func (o *optionList) read(b []byte) (ended bool, err error) {
 }
 
 func (o *optionList) add(code uint8, data []byte) {
-	if i := o.at[code]; i > 0 {
-		old := &o.list[i-1]
+	if old := o.find(code); old != nil {
 		old.Data = append(old.Data, data...)
 		return
 	}
-	o.list = append(o.list, Option{code, data})
-	o.at[code] = uint8(len(o.list)) // there are 254 codes: pad and end are none
+	*o = append(*o, Option{code, data})
 }
 
-// get returns the data of an option; nil when there is no such option.
-func (o *optionList) get(code dhcpv4.OptionCode) []byte {
-	if i := o.at[code.Code()]; i > 0 {
-		return o.list[i-1].Data
+func (o optionList) find(code uint8) *Option {
+	for i := range o {
+		if o[i].Code == code {
+			return &o[i]
+		}
 	}
 	return nil
 }
 
-func (o *optionList) has(code dhcpv4.OptionCode) bool { return o.at[code.Code()] > 0 }
+// get returns the data of an option; nil when there is no such option.
+func (o optionList) get(code dhcpv4.OptionCode) []byte {
+	if found := o.find(code.Code()); found != nil {
+		return found.Data
+	}
+	return nil
+}
+
+func (o optionList) has(code dhcpv4.OptionCode) bool { return o.find(code.Code()) != nil }

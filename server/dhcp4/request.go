@@ -66,7 +66,7 @@ type Request struct {
 }
 
 // usualOptions is how many options nearly every client sends at most.
-const usualOptions = 12
+const usualOptions = 10
 
 // ParseRequest reads the payload of a datagram to port 67, whose bytes the request keeps.
 // The error says that the message is malformed, or is not from a client; either way it is not answered.
@@ -90,7 +90,7 @@ func ParseRequest(b []byte) (*Request, error) {
 	r := &Request{
 		XID: dhcpv4.TransactionID(b[4:8]), MAC: vpc.MAC(b[hardwareOffset:]), Broadcast: b[flagsOffset]&broadcast != 0,
 		Client: unlessZero(b[clientOffset:]), Relay: unlessZero(b[relayOffset:]),
-		options: optionList{list: make([]Option, 0, usualOptions)},
+		options: make(optionList, 0, usualOptions),
 	}
 	if r.MAC.IsZero() || r.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%w: hardware address %s", dhcp.ErrMalformed, r.MAC)
