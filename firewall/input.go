@@ -20,7 +20,7 @@ func (b *builder) input() {
 	b.hook("mangle", "INPUT", chainInput)
 
 	// By a link that is no vSwitch's: nothing that is addressed to a gateway address, but for what DHCP relays forward.
-	others := []Rule{{Match: notInSet(setName(b.f, setGateways), "dst"), Reason: vpc.ReasonNotOurs}}
+	others := []Rule{{Match: notInSet(setName(b.f, setLocal), "dst"), Reason: vpc.ReasonNotOurs}}
 	others = append(others, b.replies()...)
 	for _, w := range b.s.VSwitches {
 		for _, relay := range w.Attach.Relay {

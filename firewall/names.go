@@ -97,8 +97,9 @@ func setName(f vpc.Family, id string) string {
 
 // Purposes that have a set of their own.
 const (
-	setVPCs     = "vpcs" // every range of every VPC
-	setGateways = "gw"   // every gateway address that is on a link here
-	setProfiles = "mark" // address -> profile, as a mark; every other address has none
-	setNAT      = "nat"  // ranges of the VPCs with a NAT gateway
+	setVPCs     = "vpcs"  // every range of every VPC
+	setGateways = "gw"    // every gateway address that is on a link here
+	setLocal    = "local" // these, and the addresses for many of their ranges
+	setProfiles = "mark"  // address -> profile, as a mark; every other address has none
+	setNAT      = "nat"   // ranges of the VPCs with a NAT gateway
 )

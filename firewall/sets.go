@@ -117,6 +117,7 @@ func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, e
 	}
 	hash(setVPCs, "hash:net", true, b.vpcRanges)
 	hash(setGateways, "hash:ip", true, func() []string { return b.gateways(nil) })
+	hash(setLocal, "hash:ip", true, func() []string { return append(b.gateways(nil), b.manyCast()...) })
 	done := map[*vpc.VPC]bool{}
 	for _, w := range b.switches {
 		if !done[w.VPC] {
@@ -275,6 +276,20 @@ func (b *builder) gateways(v *vpc.VPC) []string {
 	for _, w := range b.switches {
 		if g := w.GatewayAddr(b.f); g.IsValid() && (v == nil || v == w.VPC) {
 			out = append(out, g.String())
+		}
+	}
+	return out
+}
+
+// manyCast are the addresses for many that the kernel takes for its own because of the links' gateway addresses: the first and
+// the last of an IPv4 range (RFC 1122 section 3.2.1.3), the first of an IPv6 range (RFC 4291 section 2.6.1).
+func (b *builder) manyCast() []string {
+	var out []string
+	for _, w := range b.ranged {
+		p := w.Prefix(b.f)
+		out = append(out, p.Masked().Addr().String())
+		if b.f == vpc.IPv4 {
+			out = append(out, vpc.LastAddr(p).String())
 		}
 	}
 	return out
