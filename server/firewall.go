@@ -100,7 +100,11 @@ func (g *Gateway) FirewallCounters(ctx context.Context) ([]api.RuleCounter, erro
 // informs reports whether a finding about links is only good to know: a guest that is switched off has no port, and the
 // admin of a plain link knows what it is.
 func informs(code string) bool {
-	return code == link.FindingPlain || code == link.FindingPinned || code == link.FindingMissing
+	switch code {
+	case link.FindingPlain, link.FindingPinned, link.FindingMissing, link.FindingClaimed:
+		return true
+	}
+	return false
 }
 
 // partProblems asks every part what is wrong with it. What a part only wants to be known (guests of a plain link can go
