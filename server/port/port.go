@@ -47,19 +47,13 @@ type Socket struct {
 // Open listens on a port of the calling thread's network namespace. The filter sees only frames that come in untagged;
 // see Incoming.
 func Open(p Port, filter []bpf.Instruction) (*Socket, error) {
-	ifi, err := net.InterfaceByIndex(p.Index)
-	if err != nil {
-		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
-	}
-	if p.LinkMAC.IsZero() && len(ifi.HardwareAddr) == len(p.LinkMAC) {
-		p.LinkMAC = vpc.MAC(ifi.HardwareAddr)
-	}
 	assembled, err := bpf.Assemble(Incoming(filter))
 	if err != nil {
 		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
 	}
 	// Every protocol, filtered: the bridge takes frames away before sockets of a single protocol see them.
-	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: assembled})
+	// Package net would list all links to find this one, of which a gateway with many guests has thousands.
+	conn, err := packet.Listen(&net.Interface{Index: p.Index, Name: p.Name}, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: assembled})
 	if err != nil {
 		return nil, fmt.Errorf("listen on port %s: %w", p.Name, err)
 	}
@@ -71,8 +65,20 @@ func Open(p Port, filter []bpf.Instruction) (*Socket, error) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
 		// The filter would drop what goes out by the port, but only once the kernel has copied each packet for it.
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
+		if p.LinkMAC.IsZero() {
+			p.LinkMAC = boundMAC(int(fd))
+		}
 	})
 	return &Socket{Port: p, conn: conn, raw: raw}, nil
+}
+
+// boundMAC is the MAC of the link that a packet socket is bound to; zero when that is no Ethernet link.
+func boundMAC(fd int) vpc.MAC {
+	at, err := unix.Getsockname(fd)
+	if ll, ok := at.(*unix.SockaddrLinklayer); err == nil && ok && int(ll.Halen) == len(vpc.MAC{}) {
+		return vpc.MAC(ll.Addr[:])
+	}
+	return vpc.MAC{}
 }
 
 // Incoming puts before a filter what drops the frames that we and the kernel send, and tagged ones.

@@ -21,7 +21,7 @@ type Reservation struct {
 // Reserve takes a UDP port ("udp4" or "udp6") on a link. shared admits our own Relay socket beside it; without, a second
 // server is an error.
 func Reserve(network, link string, number int, shared bool) (*Reservation, error) {
-	ifi, err := net.InterfaceByName(link)
+	index, err := Index(link)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", link, err)
 	}
@@ -43,7 +43,7 @@ func Reserve(network, link string, number int, shared bool) (*Reservation, error
 	if err != nil {
 		return nil, portError(number, "on "+link, err)
 	}
-	return &Reservation{ifi.Index, conn}, nil
+	return &Reservation{index, conn}, nil
 }
 
 // Share admits others beside a port that was reserved alone: our Relay socket, and whoever shares his with us.
