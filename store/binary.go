@@ -78,6 +78,9 @@ func (p *pool) string(b []byte) string {
 
 // name copies bytes that are probably those of an earlier call.
 func (p *pool) name(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
 	if s, ok := p.names[string(b)]; ok {
 		return s
 	}

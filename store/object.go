@@ -331,14 +331,18 @@ type objects map[string][]object
 func loadObjects(tx *bolt.Tx) (objects, error) {
 	all := objects{}
 	for _, kind := range kinds {
-		b := tx.Bucket([]byte(kind))
-		err := b.ForEach(func(k, v []byte) error {
-			all[kind] = append(all[kind], object{k, v})
+		var list []object
+		err := tx.Bucket([]byte(kind)).ForEach(func(k, v []byte) error {
+			if len(list) == cap(list) {
+				list = slices.Grow(list, 1+len(list)) // append alone would leave five times the memory behind
+			}
+			list = append(list, object{k, v})
 			return nil
 		})
 		if err != nil {
 			return nil, err
 		}
+		all[kind] = list
 	}
 	return all, nil
 }
@@ -438,7 +442,12 @@ func decode[T any](all objects, kind string, one func(object, *pool) (decoded[T]
 	}); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(out, func(a, b decoded[T]) int { return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.key, b.key)) })
+	slices.SortFunc(out, func(a, b decoded[T]) int {
+		if a.rank != b.rank {
+			return cmp.Compare(a.rank, b.rank)
+		}
+		return strings.Compare(a.key, b.key)
+	})
 	return out, nil
 }
 
@@ -453,7 +462,12 @@ func byRank(list []object) []object {
 	for i, o := range list {
 		order[i] = place{storedRank(o.value), i}
 	}
-	slices.SortFunc(order, func(a, b place) int { return cmp.Or(cmp.Compare(a.rank, b.rank), a.at-b.at) })
+	slices.SortFunc(order, func(a, b place) int {
+		if a.rank != b.rank {
+			return cmp.Compare(a.rank, b.rank)
+		}
+		return a.at - b.at
+	})
 	out := make([]object, len(list))
 	for i, p := range order {
 		out[i] = list[p.at]
@@ -488,6 +502,9 @@ func attach[T any](all objects, kind string, one func(object, *pool) (decoded[T]
 			return orphan(kind, o.key, o.vpc)
 		}
 		siblings := in(v)
+		if *siblings == nil && len(parents) == 1 {
+			*siblings = make([]*T, 0, len(list))
+		}
 		*siblings = append(*siblings, o.spec)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package vpc
 
 import (
-	"cmp"
 	"encoding/binary"
 	"maps"
 	"net/netip"
@@ -20,7 +19,7 @@ func NewSnapshot(spec *Spec, host Host, revision uint64) *Snapshot {
 func (s *Snapshot) Next(spec *Spec, host Host, revision uint64) *Snapshot {
 	r := &resolution{
 		from:  s,
-		to:    &Snapshot{Revision: revision, Spec: spec, Host: host, slots: slices.Clone(s.slots), byAddr: s.byAddr, byMAC: s.byMAC},
+		to:    &Snapshot{Revision: revision, Spec: spec, Host: host, slots: slices.Clone(s.slots), byMAC: s.byMAC},
 		moved: make(map[*VPC]moved, 1),
 	}
 	r.vpcs()
@@ -251,6 +250,9 @@ func (r *resolution) resolveInstances(n *names, old *VPC) {
 	}
 	instances, interfaces, pointers := make([]Instance, len(at)), make([]Interface, 0, count), make([]*Interface, count)
 	v.Instances = make([]*Instance, len(at))
+	if len(old.Instances) == 0 {
+		r.come, r.instances = slices.Grow(r.come, count), slices.Grow(r.instances, len(at))
+	}
 	now := make([]*Instance, len(old.Instances))
 	r.moved[old] = moved{n.oldGroups, now}
 
@@ -373,6 +375,7 @@ func (r *resolution) index() {
 			s.slots[n.slot] = nil
 		}
 	}
+	s.slots = slices.Grow(s.slots, max(0, len(r.come)-len(free)))
 	for _, n := range r.come {
 		if len(free) > 0 {
 			n.slot, free = free[0], free[1:]
@@ -388,19 +391,25 @@ func (r *resolution) index() {
 			leave, enter = append(leave, o[0]), append(enter, o[1])
 		}
 	}
-	if s.byAddr == nil {
-		s.byAddr, s.byMAC = make(map[netip.Addr]int32, 2*len(enter)), make(map[MAC]int32, len(enter))
-	} else if len(leave)+len(enter) > 0 {
-		s.byAddr, s.byMAC = maps.Clone(s.byAddr), maps.Clone(s.byMAC)
+	switch first := len(r.from.slots) == 0; {
+	case first:
+		s.byMAC = make(map[macKey]int32, len(enter)) // byAddr waits until it is asked for
+	case len(leave)+len(enter) > 0:
+		s.byMAC, s.byAddr = maps.Clone(s.byMAC), maps.Clone(r.from.slotsByAddr())
+	default:
+		s.byAddr = r.from.slotsByAddr()
 	}
 	for _, n := range leave {
-		delete(s.byMAC, n.MAC)
+		delete(s.byMAC, keyOf(n.MAC))
 		for a := range n.Addrs {
 			delete(s.byAddr, a)
 		}
 	}
 	for _, n := range enter {
-		s.byMAC[n.MAC] = n.slot
+		s.byMAC[keyOf(n.MAC)] = n.slot
+		if s.byAddr == nil {
+			continue
+		}
 		for a := range n.Addrs {
 			s.byAddr[a] = n.slot
 		}
@@ -490,7 +499,7 @@ func inOrder[T any](before []*T, now func(*T) *T, fresh []*T, id func(*T) string
 }
 
 // sortByID sorts objects by their IDs. Tens of thousands of random IDs are sorted when a gateway starts: where IDs begin
-// to differ, eight bytes decide nearly always, and they are at hand.
+// to differ, eight bytes decide nearly always, and numbers need not be compared to be sorted.
 func sortByID[T any](list []*T, id func(*T) string) {
 	if len(list) < 2 {
 		return
@@ -499,25 +508,58 @@ func sortByID[T any](list []*T, id func(*T) string) {
 	for _, x := range list[1:] {
 		same = commonPrefix(id(list[0])[:same], id(x))
 	}
-	type place struct {
-		key uint64
-		at  *T
-	}
-	places := make([]place, len(list))
+	places := make([]place[T], len(list))
 	for i, x := range list {
 		var key [8]byte
 		copy(key[:], id(x)[same:])
-		places[i] = place{binary.BigEndian.Uint64(key[:]), x}
+		places[i] = place[T]{binary.BigEndian.Uint64(key[:]), x}
 	}
-	slices.SortFunc(places, func(a, b place) int {
-		if a.key != b.key {
-			return cmp.Compare(a.key, b.key)
-		}
-		return strings.Compare(id(a.at), id(b.at))
-	})
+	places = sortByKey(places)
 	for i, p := range places {
 		list[i] = p.at
 	}
+	for from := 0; from < len(list); {
+		to := from + 1
+		for to < len(list) && places[to].key == places[from].key {
+			to++
+		}
+		if to-from > 1 {
+			slices.SortFunc(list[from:to], func(a, b *T) int { return strings.Compare(id(a), id(b)) })
+		}
+		from = to
+	}
+}
+
+// place is an object with the key that it is sorted by.
+type place[T any] struct {
+	key uint64
+	at  *T
+}
+
+// sortByKey sorts by the bytes of the keys, the last first, which leaves in order what has been sorted by later ones.
+func sortByKey[T any](places []place[T]) []place[T] {
+	other := make([]place[T], len(places))
+	for shift := 0; shift < 64; shift += 8 {
+		var next [256]int // how many have a byte, then where the next of them goes
+		for _, p := range places {
+			next[byte(p.key>>shift)]++
+		}
+		if slices.Contains(next[:], len(places)) {
+			continue // all have the same byte
+		}
+		at := 0
+		for b, n := range next {
+			next[b] = at
+			at += n
+		}
+		for _, p := range places {
+			b := byte(p.key >> shift)
+			other[next[b]] = p
+			next[b]++
+		}
+		places, other = other, places
+	}
+	return places
 }
 
 // commonPrefix returns how many bytes two strings begin with in common.

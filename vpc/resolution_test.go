@@ -110,8 +110,8 @@ func shown(t *testing.T, s *Snapshot) string {
 			}
 		}
 	}
-	if len(s.byAddr) != addresses || len(s.byMAC) != len(s.Interfaces) {
-		t.Fatalf("%d addresses and %d MACs can be found, %d and %d are there", len(s.byAddr), len(s.byMAC), addresses, len(s.Interfaces))
+	if len(s.slotsByAddr()) != addresses || len(s.byMAC) != len(s.Interfaces) {
+		t.Fatalf("%d addresses and %d MACs can be found, %d and %d are there", len(s.slotsByAddr()), len(s.byMAC), addresses, len(s.Interfaces))
 	}
 	return b.String()
 }

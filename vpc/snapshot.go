@@ -30,9 +30,11 @@ type Snapshot struct {
 	Interfaces  []*Interface     // by ID
 
 	slots    []*Interface // each has its place from one snapshot to the next; nil: free
-	byAddr   map[netip.Addr]int32
-	byMAC    map[MAC]int32
+	byMAC    map[macKey]int32
 	gateways map[netip.Addr]*VSwitch
+
+	addrs  sync.Once // fills byAddr, unless it follows from the snapshot before
+	byAddr map[netip.Addr]int32
 
 	outside     sync.Once     // fills outsideAddr
 	outsideAddr [2]netip.Addr // see internet
@@ -122,18 +124,47 @@ type Interface struct {
 
 // InterfaceByAddr returns the interface that has the address, primary or secondary, of either family.
 func (s *Snapshot) InterfaceByAddr(a netip.Addr) *Interface {
-	if slot, ok := s.byAddr[a]; ok {
+	if slot, ok := s.slotsByAddr()[a]; ok {
 		return s.slots[slot]
 	}
 	return nil
 }
 
+// slotsByAddr makes the table when it is first asked for: the first guests after a start are found by their MACs.
+func (s *Snapshot) slotsByAddr() map[netip.Addr]int32 {
+	s.addrs.Do(func() {
+		if s.byAddr != nil {
+			return
+		}
+		n := 0
+		for _, nic := range s.Interfaces {
+			for range nic.Addrs {
+				n++
+			}
+		}
+		s.byAddr = make(map[netip.Addr]int32, n)
+		for _, nic := range s.Interfaces {
+			for a := range nic.Addrs {
+				s.byAddr[a] = nic.slot
+			}
+		}
+	})
+	return s.byAddr
+}
+
 // InterfaceByMAC returns the interface with that MAC; MACs are unique on a gateway.
 func (s *Snapshot) InterfaceByMAC(m MAC) *Interface {
-	if slot, ok := s.byMAC[m]; ok {
+	if slot, ok := s.byMAC[keyOf(m)]; ok {
 		return s.slots[slot]
 	}
 	return nil
+}
+
+// macKey is a MAC as a number, which maps find faster.
+type macKey uint64
+
+func keyOf(m MAC) macKey {
+	return macKey(m[0])<<40 | macKey(m[1])<<32 | macKey(m[2])<<24 | macKey(m[3])<<16 | macKey(m[4])<<8 | macKey(m[5])
 }
 
 // VSwitchByID returns the vSwitch with that ID; nil if there is none.

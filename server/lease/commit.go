@@ -137,14 +137,14 @@ func (e *Engine) settle(batch []change, leases []vpc.Lease, err error) {
 			continue
 		}
 		e.note(l, now)
-		e.table[l.Address] = l
+		e.table[l.Address] = &l
 		delete(e.offers, l.Address)
 	}
 }
 
 // note logs what a person wants to know of a lease that has been written; e.mu is held.
 func (e *Engine) note(l vpc.Lease, now time.Time) {
-	old, ok := e.table[l.Address]
+	old, ok := e.stored(l.Address)
 	switch renewed := ok && stateAt(old, now) == vpc.LeaseBound && old.MAC == l.MAC; {
 	case l.State == vpc.LeaseDeclined: // whoever found it in use has said so
 	case l.State == vpc.LeaseReleased:
@@ -163,7 +163,7 @@ func (e *Engine) note(l vpc.Lease, now time.Time) {
 		return
 	}
 	if other, ok := e.clients[k]; ok && other != l.Address {
-		if o := e.table[other]; o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.Allow("clone"+k.vswitch+k.id, now) {
+		if o, _ := e.stored(other); o.MAC != l.MAC && stateAt(o, now) == vpc.LeaseBound && e.notes.Allow("clone"+k.vswitch+k.id, now) {
 			e.say(slog.LevelWarn, "two MACs use one client identifier: a machine cloned with its identity", l, slog.Any("other", o.MAC))
 		}
 	}
@@ -204,7 +204,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		}
 	}
 	for a, l := range e.table {
-		if st := stateAt(l, now); !owns(s, l) && st != vpc.LeaseBound && st != vpc.LeaseDeclined {
+		if st := stateAt(*l, now); !owns(s, *l) && st != vpc.LeaseBound && st != vpc.LeaseDeclined {
 			gone = append(gone, a)
 		}
 	}
@@ -220,7 +220,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, a := range gone {
-		if k := identityOf(e.table[a]); e.clients[k] == a {
+		if k := identityOf(*e.table[a]); e.clients[k] == a {
 			delete(e.clients, k)
 		}
 		delete(e.table, a)

@@ -92,8 +92,8 @@ type Engine struct {
 	busy  bool      // it was more than one lease
 
 	mu      sync.Mutex
-	table   map[netip.Addr]vpc.Lease // what the store has
-	pending map[netip.Addr]change    // the latest change of an address that waits to be written
+	table   map[netip.Addr]*vpc.Lease // what the store has; a lease is replaced, never changed
+	pending map[netip.Addr]change     // the latest change of an address that waits to be written
 	offers  map[netip.Addr]vpc.Lease
 	vacant  map[netip.Addr]time.Time // until when an address counts as free; see Vacant
 	clients map[identity]netip.Addr  // who had it last, to name clones: machines cloned with their identity
@@ -118,7 +118,7 @@ type change struct {
 	done  func(error) // may be nil
 }
 
-// New returns an Engine that knows the leases that the store has. It serves nobody before SetSnapshot.
+// New returns an Engine that knows the leases that the store has, and keeps them. It serves nobody before SetSnapshot.
 func New(cfg Config, leases []vpc.Lease) *Engine {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -137,7 +137,7 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 		turn:      make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
 		many:      make(chan struct{}, 1),
-		table:     make(map[netip.Addr]vpc.Lease, len(leases)),
+		table:     make(map[netip.Addr]*vpc.Lease, len(leases)),
 		pending:   map[netip.Addr]change{},
 		offers:    map[netip.Addr]vpc.Lease{},
 		vacant:    map[netip.Addr]time.Time{},
@@ -145,8 +145,8 @@ func New(cfg Config, leases []vpc.Lease) *Engine {
 		full:      map[string]bool{},
 		enrolling: map[vpc.MAC]*enrolment{},
 	}
-	for _, l := range leases {
-		e.table[l.Address] = l
+	for i, l := range leases {
+		e.table[l.Address] = &leases[i]
 		if k := identityOf(l); k != (identity{}) && l.State == vpc.LeaseBound {
 			e.clients[k] = l.Address
 		}
@@ -340,8 +340,15 @@ func (e *Engine) current(addr netip.Addr) (vpc.Lease, bool) {
 	if c, ok := e.pending[addr]; ok {
 		return c.lease, true
 	}
-	l, ok := e.table[addr]
-	return l, ok
+	return e.stored(addr)
+}
+
+// stored returns the lease of an address that the store has; e.mu is held.
+func (e *Engine) stored(addr netip.Addr) (vpc.Lease, bool) {
+	if l := e.table[addr]; l != nil {
+		return *l, true
+	}
+	return vpc.Lease{}, false
 }
 
 func (e *Engine) enqueue(l vpc.Lease, done func(error)) error {
@@ -431,7 +438,8 @@ func (e *Engine) Leases() []vpc.Lease {
 	now, s := e.cfg.Now(), e.snapshot.Load()
 	e.mu.Lock()
 	out := make([]vpc.Lease, 0, len(e.table)+len(e.offers))
-	for a, l := range e.table {
+	for a, stored := range e.table {
+		l := *stored
 		if l.State = stateAt(l, now); owns(s, l) && (l.State == vpc.LeaseBound || l.State == vpc.LeaseDeclined || !offered(e.offers[a], now)) {
 			out = append(out, l)
 		}
@@ -440,7 +448,7 @@ func (e *Engine) Leases() []vpc.Lease {
 		if !offered(o, now) || !owns(s, o) {
 			continue
 		}
-		l, ok := e.table[a]
+		l, ok := e.stored(a)
 		if st := stateAt(l, now); !ok || !owns(s, l) || st != vpc.LeaseBound && st != vpc.LeaseDeclined {
 			out = append(out, o)
 		}

@@ -424,8 +424,8 @@ func TestAnyOrderOfEventsKeepsOneHolder(t *testing.T) {
 		// What the engine believes is what a restart would find, quarantines that could not be written apart.
 		m.sweep(t.Context())
 		for a, l := range m.table {
-			if d := m.store.leases[a]; l.State != vpc.LeaseDeclined && !cmp.Equal(l, d, compare) {
-				t.Fatalf("seed %d: %s\n%s", seed, a, cmp.Diff(d, l, compare))
+			if d := m.store.leases[a]; l.State != vpc.LeaseDeclined && !cmp.Equal(*l, d, compare) {
+				t.Fatalf("seed %d: %s\n%s", seed, a, cmp.Diff(d, *l, compare))
 			}
 		}
 		told += m.told
