@@ -230,11 +230,6 @@ func (s *Server) listen(snap *vpc.Snapshot) {
 	}
 	switch {
 	case relayed && s.relay == nil:
-		for name, l := range s.links {
-			if err := l.Share(); err != nil {
-				problems[name] = err
-			}
-		}
 		r, err := port.OpenRelay(s.proto.Network, s.proto.Port)
 		if err != nil {
 			problems["relay"] = err
