@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"gatehouse/configs"
 	"gatehouse/server/api"
 	"gatehouse/server/link"
+	"gatehouse/server/survey"
 	"gatehouse/store"
 	"gatehouse/vpc"
 )
@@ -240,7 +242,41 @@ func (g *Gateway) check(ctx context.Context, current, spec *vpc.Spec) error {
 			}
 		}
 	}
+	if details := cutOff(before, s); len(details) > 0 {
+		return refused(details)
+	}
 	return checkTests(s)
+}
+
+// cutOff names who is connected to this host at what becomes a gateway address, over a link that a vSwitch takes over, and is no
+// instance there: nothing of what it sends would pass any more.
+func cutOff(before, s *vpc.Snapshot) []api.Detail {
+	taken := func(a netip.Addr) *vpc.VSwitch {
+		if w := s.GatewayOf(a); w != nil && w.HasLink() && before.GatewayOf(a) == nil {
+			return w
+		}
+		return nil
+	}
+	if !slices.ContainsFunc(s.VSwitches, func(w *vpc.VSwitch) bool {
+		return taken(w.GatewayAddr(vpc.IPv4)) != nil || taken(w.GatewayAddr(vpc.IPv6)) != nil
+	}) {
+		return nil
+	}
+	sessions, err := survey.Sessions("/")
+	if err != nil {
+		return nil // without the list nobody can be named
+	}
+	var out []api.Detail
+	for _, c := range sessions {
+		if w := taken(c.Local.Addr()); w != nil && w.Contains(c.Peer.Addr()) && s.InterfaceByAddr(c.Peer.Addr()) == nil {
+			out = append(out, api.Detail{
+				Path: "vpcs[" + w.VPC.Name + "].vswitches[" + w.Name + "]",
+				Message: fmt.Sprintf("%s is connected to port %d of this host over %s, and no instance has that address: it would be cut off: declare it, or end that connection",
+					c.Peer.Addr(), c.Local.Port(), w.LinkName()),
+			})
+		}
+	}
+	return out
 }
 
 // otherLinks reports whether a change may be one that the host's links refuse: what is refused are ranges of VPCs and what

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -132,6 +133,21 @@ func TestTheKernelTellsWhatASocketIsBoundTo(t *testing.T) {
 	inode := strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")
 	if got := boundTo()[inode]; got != "lo" {
 		t.Errorf("socket %s is bound to %q, want lo", inode, got)
+	}
+}
+
+func TestSessionsAreEstablishedConnections(t *testing.T) {
+	mapped := "  2: 0000000000000000FFFF0000FD01140A:0016 0000000000000000FFFF00000901140A:9C40 01 00000000:00000000 00:00000000 00000000 0 0 110 2 0 0\n"
+	got, err := Sessions(host(t, map[string]string{"proc/net/tcp": tcp4, "proc/net/tcp6": tcp6 + mapped}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Session{
+		{netip.MustParseAddrPort("10.20.1.9:53"), netip.MustParseAddrPort("10.20.1.1:39321")},
+		{netip.MustParseAddrPort("10.20.1.253:22"), netip.MustParseAddrPort("10.20.1.9:40000")},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
