@@ -55,7 +55,11 @@ func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
 // DoctorOffline says whether a daemon could start on this host with a configuration.
 func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 	problem := func(code string, err error) []api.Finding {
-		return []api.Finding{{Level: api.LevelProblem, Code: code, Message: err.Error(), Remedy: remedyOf(err)}}
+		remedy := startRemedy(err)
+		if remedy == "" {
+			remedy = remedyOf(err)
+		}
+		return []api.Finding{{Level: api.LevelProblem, Code: code, Message: err.Error(), Remedy: remedy}}
 	}
 	var out []api.Finding
 	backend, features, err := iptables.Probe(ctx, iptables.Config{Backend: string(c.Firewall.Backend), MarkMask: uint32(c.Firewall.MarkMask)})
@@ -85,10 +89,8 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 		out = append(out, problem("links", err)...)
 	}
 	out = append(out, surveyFindings(ctx, 0, s)...)
-	for _, u := range c.Uplinks {
-		if _, err := os.Stat("/sys/class/net/" + u); err != nil {
-			out = append(out, api.Finding{Level: api.LevelProblem, Code: "uplink", Message: "there is no link " + u, Remedy: "correct uplinks in the configuration, or plug it in"})
-		}
+	for _, p := range uplinkProblems(c.Uplinks) {
+		out = append(out, api.Finding{Level: api.LevelProblem, Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
 	return out
 }

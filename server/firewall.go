@@ -126,7 +126,7 @@ func (g *Gateway) partProblems() []api.Problem {
 		out = append(out, api.Problem{Code: "leases", Message: err.Error(), Remedy: remedyOf(err)})
 	}
 	for _, err := range append(g.dhcp4.Health(), g.dhcp6.Health()...) {
-		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: remedyOf(err)})
+		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: "free the port (`ss -ulnp` shows who has it), or wait until the link is there: it is tried again"})
 	}
 	for _, l := range g.dns.Listeners() {
 		if l.Err != nil {

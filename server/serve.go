@@ -393,6 +393,7 @@ func (g *Gateway) run(ctx context.Context, tasks *errgroup.Group, l net.Listener
 		"enrol":    g.runEnrolments,
 		"flows":    g.runFlows,
 		"systemd":  g.runSystemd,
+		"announce": g.announce,
 	})
 	tasks.Go(func() error { return g.serveHTTP(ctx, l, api.NewHandler(g, g.metrics())) })
 	if addr := string(g.config.Load().Metrics.Listen); addr != "" {

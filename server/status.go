@@ -52,6 +52,7 @@ func (g *Gateway) Status(context.Context) (*api.Status, error) {
 			}
 		}
 	}
+	st.Problems = append(st.Problems, uplinkProblems(s.Host.Uplinks)...)
 	st.Problems = append(st.Problems, g.partProblems()...)
 	st.Healthy = len(st.Problems) == 0
 	return st, nil

@@ -32,7 +32,7 @@ configuration again; SIGTERM ends it and leaves the rules in force.`,
 				}
 				return c, nil
 			}
-			return server.Serve(cmd.Context(), server.Options{LoadConfig: load, Version: version, Stderr: a.stderr})
+			return server.StartError(server.Serve(cmd.Context(), server.Options{LoadConfig: load, Version: version, Stderr: a.stderr}))
 		},
 	}
 	a.configFlag(cmd)

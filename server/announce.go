@@ -1,0 +1,144 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"gatehouse/server/api"
+)
+
+// announceEvery is how often the daemon's health is looked at for those who read the journal or `systemctl status`.
+const announceEvery = 10 * time.Second
+
+// maxStatusLine is how long a line is that one still reads.
+const maxStatusLine = 400
+
+// announce keeps systemd's status line true, and logs every problem once when it comes, with its remedy, until ctx ends. What else
+// on the host is in the way is looked at once, when the daemon is ready.
+func (g *Gateway) announce(ctx context.Context) error {
+	tick := time.NewTicker(announceEvery)
+	defer tick.Stop()
+	for !g.ready.Load() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	var host []api.Problem
+	for _, f := range surveyFindings(ctx, os.Getpid(), g.Snapshot()) {
+		if f.Level == api.LevelProblem {
+			host = append(host, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
+		}
+	}
+	said := map[string]bool{}
+	line := ""
+	for {
+		st, err := g.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("status: %w", err)
+		}
+		problems := append(st.Problems, host...)
+		now := map[string]bool{}
+		for _, p := range problems {
+			now[p.Message] = true
+			if !said[p.Message] {
+				g.log.Warn(p.Message, "code", p.Code, "remedy", p.Remedy)
+			}
+		}
+		said = now
+		if next := statusLine(st.Applied, problems); next != line {
+			line = next
+			g.notify("STATUS=" + line)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// statusLine says how the daemon is, in one line.
+func statusLine(applied uint64, problems []api.Problem) string {
+	line := fmt.Sprintf("revision %d is in force", applied)
+	if len(problems) == 0 {
+		return line
+	}
+	p := problems[0]
+	line += "; problem: " + p.Message
+	if p.Remedy != "" {
+		line += ": " + p.Remedy
+	}
+	line = strings.ReplaceAll(line, "\n", " ")
+	if more := len(problems) - 1; more > 0 {
+		line += fmt.Sprintf(" (and %d more: gatehouse doctor)", more)
+	}
+	if len(line) > maxStatusLine {
+		line = line[:maxStatusLine] + "… (gatehouse doctor)"
+	}
+	return line
+}
+
+// uplinkProblems names uplinks that are not there.
+func uplinkProblems(uplinks []string) []api.Problem {
+	var out []api.Problem
+	for _, u := range uplinks {
+		if _, err := net.InterfaceByName(u); err != nil {
+			out = append(out, api.Problem{Code: "uplink", Message: "there is no link " + u + ", which is an uplink",
+				Remedy: "correct uplinks in the configuration and reload, or plug it in: it is used as soon as it is there"})
+		}
+	}
+	return out
+}
+
+// startError is why a daemon does not start, with what to do about it.
+type startError struct {
+	err    error
+	remedy string
+}
+
+func (e *startError) Error() string  { return e.err.Error() + ": " + e.remedy }
+func (e *startError) Unwrap() error  { return e.err }
+func (e *startError) Remedy() string { return e.remedy }
+
+// StartError adds the remedy to why a daemon does not start, where there is one, and tells systemd.
+func StartError(err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *startError
+	if remedy := startRemedy(err); remedy != "" && !errors.As(err, &known) {
+		err = &startError{err, remedy}
+	}
+	// Without systemd nobody listens; with it the line is in the journal too.
+	_, _ = daemon.SdNotify(false, "STATUS="+strings.ReplaceAll(err.Error(), "\n", "; "))
+	return err
+}
+
+// startRemedy says what helps against an error of files, or what the error itself knows.
+func startRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return "it is read-only: mount it writable, or let stateDir be on a file system that is; under systemd add ReadWritePaths= with it (systemctl edit gatehouse)"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "free some room there"
+	case errors.Is(err, fs.ErrPermission):
+		return "make it readable and writable for the user that the daemon runs as (chown -R gatehouse: under systemd)"
+	}
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if r, ok := e.(interface{ Remedy() string }); ok {
+			return r.Remedy()
+		}
+	}
+	return ""
+}
