@@ -72,9 +72,15 @@ test: need-root deps-test build ## the whole suite: vet, staticcheck, tests with
 	$(GO) tool staticcheck ./...
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) $(GO) test -race -timeout 15m -p 2 ./...
 
+# Tests with packages of other people's software, which is installed in booted systems only.
+PACKAGE_TESTS := ^Test(OtherSoftwareOnTheGateway|GuestsOfRealVirtualisation)$$
+
 .PHONY: test-all
-test-all: test ## adds soaks and long crash loops
+test-all: test ## adds soaks, long crash loops, and tests with other software from its packages
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -timeout 60m -count 1 ./firewall/... ./store/... ./server/lease/... ./internal/acceptance/...
+	$(GO) vet -tags packages ./internal/acceptance
+	$(GO) tool staticcheck -tags packages ./internal/acceptance
+	GATEHOUSE_BIN=$(CURDIR)/$(BIN) $(GO) test -tags packages -timeout 60m -count 1 -v -run '$(PACKAGE_TESTS)' ./internal/acceptance
 
 # The peers that benchmarks compare with. Nothing of them may start on this host.
 BENCH_DNS_PACKAGES := nsd knot unbound dnsmasq-base dnsperf dnsutils iproute2 util-linux iptables ipset
@@ -178,6 +184,10 @@ endif
 	rm -f $(DATADIR)/man/man8/gatehouse*.8.gz $(DATADIR)/bash-completion/completions/gatehouse
 	rm -f $(ZSHDIR)/_gatehouse $(DATADIR)/fish/vendor_completions.d/gatehouse.fish
 	rm -rf $(DATADIR)/doc/gatehouse
+ifeq ($(DESTDIR),)
+	-[ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "kept: /etc/gatehouse, /var/lib/gatehouse and the user gatehouse; to remove them too: rm -r /etc/gatehouse /var/lib/gatehouse && userdel gatehouse"
+endif
 
 # A package's version begins with a digit; what has no tag yet sorts before everything that will have one.
 DEB_VERSION ?= $(shell v=$$(git describe --tags --dirty=+dirty 2>/dev/null) && [[ $$v == v[0-9]* ]] && sed 's/^v//; s/-/+/' <<<$$v || \

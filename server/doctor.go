@@ -68,6 +68,11 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 	} else {
 		out = append(out, hostFindings(backend, features)...)
 	}
+	if unit := "/var/lib/gatehouse"; c.StateDir != unit && os.Geteuid() == 0 {
+		// We may write where the daemon, in its unit, may not.
+		out = append(out, api.Finding{Level: api.LevelNote, Code: "state.unit", Message: "stateDir is " + c.StateDir + ": for the daemon that systemd runs all but " + unit + " is read-only",
+			Remedy: "make it the daemon's (chown gatehouse: " + c.StateDir + "), and add ReadWritePaths=" + c.StateDir + " to its unit (systemctl edit gatehouse)"})
+	}
 	log := slog.New(slog.DiscardHandler)
 	st, err := openStore(c, log)
 	switch {

@@ -1,9 +1,11 @@
 package acceptance
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -59,6 +61,40 @@ func debianPackage(t *testing.T) string {
 	return found[0]
 }
 
+// stagedFiles gives what make install puts on a host, as an archive, and the Makefile that can remove it.
+func stagedFiles(t *testing.T) (archive, makefile []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command("make", "-C", "../..", "--no-print-directory", "-s", "stage", "DESTDIR="+dir+"/root", "BIN="+dir+"/gatehouse")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make stage: %v\n%s", err, out)
+	}
+	archive, err := exec.Command("tar", "-C", dir+"/root", "--owner=root", "--group=root", "-c", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	makefile, err = os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archive, makefile
+}
+
+func TestThePackageIsReproducible(t *testing.T) {
+	t.Parallel()
+	one, err := os.ReadFile(debianPackage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := os.ReadFile(debianPackage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one, two) {
+		t.Error("the same commit gives two packages")
+	}
+}
+
 // thousand is a manifest with a thousand instances in forty groups on four vSwitches.
 func thousand() string {
 	var b strings.Builder
@@ -81,6 +117,11 @@ func thousand() string {
 func TestAGatewayThatIsReallyBooted(t *testing.T) {
 	t.Parallel()
 	pkg, err := os.ReadFile(debianPackage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	staged, makefile := stagedFiles(t)
+	goTool, err := exec.LookPath("go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,6 +298,80 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 			s.Error("the watchdog has done nothing")
 		}
 	})
+	s.part("what is wrong with the host is said in one line, with the remedy", func(s *system) {
+		s.do("cp", "/etc/gatehouse/gatehouse.yaml", "/root/right.yaml")
+		says := func(where, text, what, remedy string) {
+			s.Helper()
+			for line := range strings.Lines(text) {
+				if strings.Contains(line, what) && strings.Contains(line, remedy) {
+					s.Logf("%s: %s", where, strings.TrimSpace(line))
+					return
+				}
+			}
+			s.Errorf("%s: no line with %q and %q:\n%s", where, what, remedy, text)
+		}
+		everywhere := func(what, remedy string) {
+			s.Helper()
+			s.eventually("systemctl status tells", func() error {
+				if out, _ := s.in("systemctl", "status", "--no-pager", "-l", "gatehouse"); !strings.Contains(out, what) { // exits with 3 when it is down
+					return errors.New(out)
+				}
+				return nil
+			})
+			out, _ := s.in("systemctl", "status", "--no-pager", "-l", "gatehouse")
+			says("systemctl status", out, what, remedy)
+			says("journal", s.do("journalctl", "-b", "-u", "gatehouse", "--no-pager", "-o", "cat"), what, remedy)
+			out, _ = s.in("gatehouse", "doctor") // exits with 1 on a problem
+			says("doctor", strings.ReplaceAll(out, "\n         ", ": "), what, remedy)
+		}
+		restart := func() {
+			s.Helper()
+			s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
+			s.do("sh", "-c", "systemctl reset-failed gatehouse; systemctl restart gatehouse")
+			s.eventually("nothing is wrong any more", func() error {
+				out, err := s.in("gatehouse", "status")
+				if err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+				return nil
+			})
+		}
+
+		s.do("sed", "-i", "s/^uplinks: .*/uplinks: [eth9]/", "/etc/gatehouse/gatehouse.yaml")
+		s.do("systemctl", "restart", "gatehouse")
+		everywhere("there is no link eth9, which is an uplink", "correct uplinks in the configuration")
+
+		s.do("sh", "-c", "sed -i 's|^stateDir: .*|stateDir: /srv/gatehouse|' /etc/gatehouse/gatehouse.yaml")
+		s.in("systemctl", "restart", "gatehouse") // it cannot
+		everywhere("/srv/gatehouse", "ReadWritePaths=")
+		restart()
+
+		for _, taken := range []struct {
+			network, addr, what string
+		}{{"udp4", ":67", "udp port 67 on gh-"}, {"udp4", "10.20.1.253:53", "udp port 53 of 10.20.1.253 is taken"}} {
+			s.do("systemctl", "stop", "gatehouse")
+			var holder net.PacketConn
+			err := s.space.Do(func() (err error) {
+				holder, err = net.ListenPacket(taken.network, taken.addr)
+				return err
+			})
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.do("systemctl", "start", "gatehouse")
+			everywhere(taken.what, "free the ")
+			if err := holder.Close(); err != nil {
+				s.Error(err)
+			}
+			restart()
+		}
+
+		s.do("mv", "/usr/sbin/xtables-nft-multi", "/root/")
+		s.in("systemctl", "restart", "gatehouse") // it cannot
+		everywhere("iptables", "install")
+		s.do("mv", "/root/xtables-nft-multi", "/usr/sbin/")
+		restart()
+	})
 	s.part("it starts with a thousand instances", func(s *system) {
 		s.apply(thousand())
 		s.do("systemctl", "stop", "gatehouse")
@@ -367,6 +482,27 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 		left := "find /etc /usr/lib /usr/sbin /usr/share /var /run -xdev -name '*gatehouse*' ! -path '/etc/systemd/system/gatehouse.service.d*' ! -path '/var/log/*'"
 		if out := s.do("sh", "-c", left+"; getent passwd gatehouse; getent group gatehouse; true"); out != "" {
 			s.Errorf("a purge leaves\n%s", out)
+		}
+	})
+	s.part("make install, and make uninstall while it runs", func(s *system) {
+		s.put("/root/staged.tar", staged)
+		s.put("/root/source/Makefile", makefile)
+		s.do("tar", "-C", "/", "-xf", "/root/staged.tar")
+		s.do("sh", "-c", "systemd-sysusers gatehouse.conf && systemd-tmpfiles --create gatehouse.conf && systemctl daemon-reload && systemctl enable --now gatehouse")
+		s.do("sh", "-c", "printf 'vpcs: [{name: lab, cidrBlock: 10.20.0.0/16, vswitches: [{name: front, cidrBlock: 10.20.1.0/24, attach: {bridge: gh-front}}]}]' | /usr/local/sbin/gatehouse apply -f -")
+		s.Log(strings.TrimSpace(s.do("env", "PATH=/usr/local/go/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "make", "--no-print-directory", "-C", "/root/source", "uninstall", "GO="+goTool)))
+		for _, tool := range []string{"iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save", "ipset", "ip"} {
+			args := map[string][]string{"ipset": {"save"}, "ip": {"-o", "link"}}[tool]
+			if out := s.do(append([]string{tool}, args...)...); regexp.MustCompile(`GH-|\bgh`).MatchString(out) {
+				s.Errorf("%s after make uninstall:\n%s", tool, out)
+			}
+		}
+		left := s.do("sh", "-c", "find /etc /usr /var /run -xdev -name '*gatehouse*' ! -path '/var/log/*' ! -path '/etc/systemd/system/gatehouse.service.d*' ! -path '/usr/local/go/*' | sort")
+		if want := "/etc/gatehouse\n/etc/gatehouse/gatehouse.yaml\n/var/lib/gatehouse\n"; left != want {
+			s.Errorf("make uninstall leaves\n%swant\n%s", left, want)
+		}
+		if out, _ := s.in("systemctl", "list-units", "--all", "--no-legend", "gatehouse*"); strings.Contains(out, "active") { // none is what is hoped for
+			s.Errorf("units after make uninstall:\n%s", out)
 		}
 	})
 }
