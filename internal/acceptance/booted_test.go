@@ -300,29 +300,22 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 	})
 	s.part("what is wrong with the host is said in one line, with the remedy", func(s *system) {
 		s.do("cp", "/etc/gatehouse/gatehouse.yaml", "/root/right.yaml")
-		says := func(where, text, what, remedy string) {
-			s.Helper()
-			for line := range strings.Lines(text) {
-				if strings.Contains(line, what) && strings.Contains(line, remedy) {
-					s.Logf("%s: %s", where, strings.TrimSpace(line))
-					return
-				}
-			}
-			s.Errorf("%s: no line with %q and %q:\n%s", where, what, remedy, text)
-		}
 		everywhere := func(what, remedy string) {
 			s.Helper()
-			s.eventually("systemctl status tells", func() error {
-				if out, _ := s.in("systemctl", "status", "--no-pager", "-l", "gatehouse"); !strings.Contains(out, what) { // exits with 3 when it is down
-					return errors.New(out)
-				}
-				return nil
-			})
-			out, _ := s.in("systemctl", "status", "--no-pager", "-l", "gatehouse")
-			says("systemctl status", out, what, remedy)
-			says("journal", s.do("journalctl", "-b", "-u", "gatehouse", "--no-pager", "-o", "cat"), what, remedy)
-			out, _ = s.in("gatehouse", "doctor") // exits with 1 on a problem
-			says("doctor", strings.ReplaceAll(out, "\n         ", ": "), what, remedy)
+			for _, command := range []string{"systemctl status --no-pager -l gatehouse", "journalctl -b -u gatehouse --no-pager -o cat", "gatehouse doctor"} {
+				said := ""
+				s.eventually(command+" names it", func() error {
+					out, _ := s.in(strings.Fields(command)...) // status and doctor exit with an error of their own
+					for line := range strings.Lines(strings.ReplaceAll(out, "\n         ", ": ")) {
+						if strings.Contains(line, what) && strings.Contains(line, remedy) {
+							said = strings.TrimSpace(line)
+							return nil
+						}
+					}
+					return fmt.Errorf("no line with %q and %q:\n%s", what, remedy, out)
+				})
+				s.Logf("%s: %s", command, said)
+			}
 		}
 		restart := func() {
 			s.Helper()
