@@ -250,10 +250,10 @@ func TestAHookIsPutBackToTheFrontOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *Driver) {
 		rs := base("vs1")
 		for name, spoil := range map[string]string{
-			"removed":          "-D FORWARD -m comment --comment gatehouse -j GH-FWD",
+			"removed":          "-D FORWARD -j GH-FWD",
 			"flushed":          "-F FORWARD",
 			"pushed down":      "-I FORWARD 1 -j ACCEPT",
-			"doubled":          "-A FORWARD -m comment --comment gatehouse -j GH-FWD",
+			"doubled":          "-A FORWARD -j GH-FWD",
 			"replaced by hand": "-R FORWARD 1 -i eth0 -j GH-FWD",
 		} {
 			apply(t, d, rs)

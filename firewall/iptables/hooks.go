@@ -9,10 +9,9 @@ import (
 	"gatehouse/vpc"
 )
 
-// hookSpec is a hook as we insert it.
-func hookSpec(target string) []string {
-	return []string{"-m", "comment", "--comment", hookComment, "-j", target}
-}
+// hookSpec is a hook as we insert it: every packet of the host meets it, so it has no comment, which would be one more thing to
+// match.
+func hookSpec(target string) []string { return []string{"-j", target} }
 
 // Hook makes each kernel chain of a table jump to our chain, exactly once and first. have is what Read found there. A hook that
 // somebody pushed down or doubled is moved in one transaction, so that no packet goes round it.

@@ -13,9 +13,6 @@ import (
 // ChainPrefix begins the name of every chain that is ours.
 const ChainPrefix = "GH-"
 
-// hookComment marks the hooks that we inserted.
-const hookComment = "gatehouse"
-
 // State is what the kernel carries of ours in one family, by table.
 type State map[string]*Table
 
@@ -202,10 +199,8 @@ func (s saved) identity() (hash, id string) {
 // target returns the chain or target that the rule leads to.
 func (s saved) target() string { return option(s.words, "-j", "-g", "--jump", "--goto") }
 
-// plain reports whether the rule is a hook as we insert it: nothing but our comment and the jump.
-func (s saved) plain() bool {
-	return len(s.words) == 6 && s.comment() == hookComment && s.words[4] == "-j"
-}
+// plain reports whether the rule is a hook as we insert it: nothing but the jump.
+func (s saved) plain() bool { return len(s.words) == 2 && s.words[0] == "-j" }
 
 // readState collects what is ours from iptables-save.
 func readState(r io.Reader) (State, error) {

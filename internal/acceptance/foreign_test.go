@@ -103,7 +103,7 @@ func withoutOurs(save string) string {
 	plain := true
 	for line := range strings.Lines(save) {
 		line = strings.TrimSpace(line)
-		ours := strings.HasPrefix(line, ":GH-") || strings.HasPrefix(line, "-A GH-") || strings.Contains(line, "--comment gatehouse ")
+		ours := strings.HasPrefix(line, ":GH-") || strings.HasPrefix(line, "-A GH-") || strings.Contains(line, " -j GH-")
 		switch {
 		case line == "" || line[0] == '#' || ours:
 		case line[0] == '*':
