@@ -11,6 +11,7 @@ import (
 
 	"gatehouse/server/api"
 	"gatehouse/server/dns"
+	"gatehouse/server/lease"
 	"gatehouse/vpc"
 )
 
@@ -163,6 +164,8 @@ func (c *catalogue) status(o vpc.Object) map[string]any {
 	case vpc.KindVSwitch:
 		w := c.vswitches[o.ID]
 		status := map[string]any{"gateway": w.GatewayAddr(vpc.IPv4), "link": w.LinkName(), "interfaces": len(w.Interfaces), "freeAddresses": freeAddresses(w)}
+		pool := lease.PoolOf(w, vpc.IPv4)
+		status["pool"] = fmt.Sprintf("%d/%.0f", pool.Used, pool.Size)
 		if w.IPv6CIDRBlock.IsValid() {
 			status["ipv6Gateway"] = w.GatewayAddr(vpc.IPv6)
 		}

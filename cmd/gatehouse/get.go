@@ -20,7 +20,7 @@ func columns(kind vpc.Kind) []column {
 			{"VSWITCHES", "status.vswitches", false}, {"INSTANCES", "status.instances", false}, {"NAT", "natGateway", false}, {"DOMAIN", "status.domain", true}}
 	case vpc.KindVSwitch:
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"CIDR", "cidrBlock", false}, {"IPV6", "ipv6CidrBlock", false},
-			{"GATEWAY", "status.gateway", false}, {"LINK", "status.link", false}, {"ACL", "networkAcl", false}, {"FREE", "status.freeAddresses", false}, {"ENROLLMENT", "enrollment", true}}
+			{"GATEWAY", "status.gateway", false}, {"LINK", "status.link", false}, {"ACL", "networkAcl", false}, {"FREE", "status.freeAddresses", false}, {"POOL", "status.pool", false}, {"ENROLLMENT", "enrollment", true}}
 	case vpc.KindInstance:
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"ADDRESS", "interfaces.privateIp", false}, {"IPV6", "interfaces.ipv6Addresses", false},
 			{"MAC", "interfaces.mac", true}, {"VSWITCH", "interfaces.vswitch", false}, {"GROUPS", "interfaces.securityGroups", false}, {"LEASE", "status.lease", false}, {"ENROLLED", "enrolled", true}}

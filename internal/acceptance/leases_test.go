@@ -49,23 +49,9 @@ func TestEveryAcknowledgedLeaseOutlivesAKill(t *testing.T) {
 		rounds = manyCrashes
 	}
 	g := newGateway(t, "log: {level: warn}")
-	relay, err := g.lab.Space("relay")
-	if err == nil {
-		err = g.lab.Veth(g.ctx, g.space, "up0", relay, "eth0")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.script(g.space, "ip addr add 192.0.2.1/24 dev up0\n")
-	g.script(relay, "ip addr add 192.0.2.2/24 dev eth0\n")
-	var manifest strings.Builder
-	fmt.Fprintf(&manifest, "vpcs:\n- name: far\n  cidrBlock: 10.99.0.0/16\n  dhcpOptions: {leaseTime: %s}\n  vswitches:\n", relayLease)
-	manifest.WriteString("  - {name: main, cidrBlock: 10.99.0.0/16, attach: {relay: [192.0.2.2]}, enrollment: closed}\n  instances:\n")
-	for n := range relayClients {
-		fmt.Fprintf(&manifest, "  - {name: c%d, interfaces: [{mac: '%s', vswitch: main}]}\n", n, relayMAC(n))
-	}
+	relay := g.relaySpace()
 	g.start()
-	g.apply(manifest.String())
+	g.apply(relayManifest())
 
 	clients := relayLoad(t, relay)
 	for round := range rounds {
@@ -80,26 +66,101 @@ func TestEveryAcknowledgedLeaseOutlivesAKill(t *testing.T) {
 		g.kill()
 		told := clients.told()
 		g.start()
-		stored := map[netip.Addr]map[string]any{}
-		for _, l := range g.get("leases") {
-			stored[netip.MustParseAddr(l["address"].(string))] = l
-		}
-		for mac, a := range told {
-			l := stored[a.addr]
-			if l == nil {
-				t.Errorf("round %d: %s was given %s, which is not leased to anybody", round, mac, a.addr)
-				continue
-			}
-			until, err := time.Parse(time.RFC3339, l["expires"].(string))
-			if err != nil || l["mac"] != mac.String() || l["state"] != "bound" || until.Before(a.asked.Add(relayLease)) {
-				t.Errorf("round %d: %s asked at %s and was given %s for %s: %v, %v", round, mac, a.asked, a.addr, relayLease, l, err)
-			}
-		}
+		g.stores(fmt.Sprintf("round %d", round), told)
 		if t.Failed() {
 			return
 		}
 	}
-	t.Logf("%d acknowledgements, %d kills", clients.count(), rounds)
+	t.Logf("killed %d times under load: every lease of %d acknowledgements was there afterwards", rounds, clients.count())
+}
+
+// relaySpace is a host with a relay's address on the gateway's link up0.
+func (g *gateway) relaySpace() *netlab.Space {
+	g.Helper()
+	relay, err := g.lab.Space("relay")
+	if err == nil {
+		err = g.lab.Veth(g.ctx, g.space, "up0", relay, "eth0")
+	}
+	if err != nil {
+		g.Fatal(err)
+	}
+	g.script(g.space, "ip addr add 192.0.2.1/24 dev up0\n")
+	g.script(relay, "ip addr add 192.0.2.2/24 dev eth0\n")
+	return relay
+}
+
+// relayManifest declares the clients behind the relay.
+func relayManifest() string {
+	var manifest strings.Builder
+	fmt.Fprintf(&manifest, "vpcs:\n- name: far\n  cidrBlock: 10.99.0.0/16\n  dhcpOptions: {leaseTime: %s}\n  vswitches:\n", relayLease)
+	manifest.WriteString("  - {name: main, cidrBlock: 10.99.0.0/16, attach: {relay: [192.0.2.2]}, enrollment: closed}\n  instances:\n")
+	for n := range relayClients {
+		fmt.Fprintf(&manifest, "  - {name: c%d, interfaces: [{mac: '%s', vswitch: main}]}\n", n, relayMAC(n))
+	}
+	return manifest.String()
+}
+
+// stores checks that whatever clients were told is stored, for as long as they were told.
+func (g *gateway) stores(when string, told map[vpc.MAC]acknowledged) {
+	g.Helper()
+	stored := map[netip.Addr]map[string]any{}
+	for _, l := range g.get("leases") {
+		stored[netip.MustParseAddr(l["address"].(string))] = l
+	}
+	for mac, a := range told {
+		l := stored[a.addr]
+		if l == nil {
+			g.Errorf("%s: %s was given %s, which is not leased to anybody", when, mac, a.addr)
+			continue
+		}
+		until, err := time.Parse(time.RFC3339, l["expires"].(string))
+		if err != nil || l["mac"] != mac.String() || l["state"] != "bound" || until.Before(a.asked.Add(relayLease)) {
+			g.Errorf("%s: %s asked at %s and was given %s for %s: %v, %v", when, mac, a.asked, a.addr, relayLease, l, err)
+		}
+	}
+}
+
+// TestAFullDiskMeansSilenceUntilThereIsRoom fills the disk that the state is on, under load: no lease is given that is not
+// durable, the status says why, and when there is room again everything goes on.
+func TestAFullDiskMeansSilenceUntilThereIsRoom(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, "log: {level: warn}")
+	state := g.path("state")
+	g.script(g.space, "mkdir -p "+state+"\nmount -t tmpfs -o size=32m state "+state+"\n")
+	relay := g.relaySpace()
+	g.start()
+	g.apply(relayManifest())
+	g.script(g.space, "dd if=/dev/zero of="+state+"/filler bs=4k 2>/dev/null || true\n")
+	clients := relayLoad(t, relay)
+	g.eventually("the store refuses", func() error {
+		if g.metric("gatehouse_lease_commit_errors_total") == 0 {
+			return fmt.Errorf("after %d acknowledgements it does not", clients.count())
+		}
+		return nil
+	})
+	r := g.run("status")
+	if r.code != 1 || !strings.Contains(r.stdout+r.stderr, "no space left") {
+		t.Errorf("status is %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+
+	g.script(g.space, "rm "+state+"/filler\n")
+	before := clients.count()
+	g.eventually("leases when there is room", func() error {
+		if n := clients.count(); n < before+relayClients {
+			return fmt.Errorf("%d acknowledgements more", n-before)
+		}
+		return nil
+	})
+	g.eventually("the status is good again", func() error {
+		if r := g.run("status"); r.code != 0 {
+			return fmt.Errorf("%s%s", r.stdout, r.stderr)
+		}
+		return nil
+	})
+	g.kill()
+	told := clients.told()
+	g.start()
+	g.stores("after the disk was full", told)
 }
 
 func relayMAC(n int) vpc.MAC { return vpc.MAC{2, 0, 0, 9, byte(n >> 8), byte(n)} }

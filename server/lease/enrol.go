@@ -3,7 +3,6 @@ package lease
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // enrolment is one call of the Enroller that several requests of a client may wait for.
@@ -39,7 +38,7 @@ func (e *Engine) Enrol(ctx context.Context, c Client) error {
 	}
 	s, err := e.cfg.Enroller.Enrol(ctx, c.VSwitch, c.MAC, c.Hostname)
 	if err != nil {
-		call.err = fmt.Errorf("enrol %s: %w", c.MAC, err)
+		call.err = err
 	} else {
 		e.adopt(s)
 	}

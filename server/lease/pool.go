@@ -49,29 +49,32 @@ func pools(s *vpc.Snapshot) []Pool {
 	var out []Pool
 	for _, w := range s.VSwitches {
 		for _, f := range vpc.Families() {
-			prefix := w.Prefix(f)
-			if !prefix.IsValid() {
-				continue
+			if w.Prefix(f).IsValid() {
+				out = append(out, PoolOf(w, f))
 			}
-			p := Pool{VSwitch: w.ID, Family: f}
-			in := prefix.Contains
-			if f == vpc.IPv4 && !w.Pool.IsZero() {
-				in = w.Pool.Contains
-				p.Size = span(w.Pool)
-			} else {
-				p.Size = span(vpc.AddrRange{From: prefix.Addr(), To: vpc.LastAddr(prefix)}) - reserved(f)
-			}
-			for _, nic := range w.Interfaces {
-				for a := range nic.Addrs {
-					if vpc.FamilyOf(a) == f && in(a) {
-						p.Used++
-					}
-				}
-			}
-			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// PoolOf returns how much of a vSwitch's range of a family, which it must have, is in use, without what leases say.
+func PoolOf(w *vpc.VSwitch, f vpc.Family) Pool {
+	p, prefix := Pool{VSwitch: w.ID, Family: f}, w.Prefix(f)
+	in := prefix.Contains
+	if f == vpc.IPv4 && !w.Pool.IsZero() {
+		in = w.Pool.Contains
+		p.Size = span(w.Pool)
+	} else {
+		p.Size = span(vpc.AddrRange{From: prefix.Addr(), To: vpc.LastAddr(prefix)}) - reserved(f)
+	}
+	for _, nic := range w.Interfaces {
+		for a := range nic.Addrs {
+			if vpc.FamilyOf(a) == f && in(a) {
+				p.Used++
+			}
+		}
+	}
+	return p
 }
 
 // reserved is how many addresses of a range the cloud keeps for itself: the first and the last three of IPv4, the first
@@ -106,7 +109,8 @@ func (e *Engine) warnFullPools(s *vpc.Snapshot) {
 		k := p.VSwitch + " " + p.Family.String()
 		full[k] = true
 		if !e.full[k] {
-			e.log.Warn("addresses are running out", "vswitch", p.VSwitch, "family", p.Family, "used", p.Used, "of", p.Size)
+			w := s.VSwitchByID(p.VSwitch)
+			e.log.Warn("addresses are running out", "vswitch", p.VSwitch, "name", w.VPC.Name+"/"+w.Name, "family", p.Family, "used", p.Used, "of", p.Size)
 		}
 	}
 	e.full = full
