@@ -220,20 +220,27 @@ func groupNames(groups []int) string {
 	return strings.Join(names, ", ")
 }
 
-// jumps is the usual design for the same groups, as iptables-restore and ipset restore read it, IPv4 only: the packet is
-// compared with one instance after the other, and each has its own copy of its groups' rules. It has no anti-spoofing and
-// no network ACLs.
+// jumps is the usual design for the same network, as iptables-restore and ipset restore read it, IPv4 only: the packet is
+// compared with one vSwitch after the other for its ACL and with one instance after the other for its groups; each instance has
+// a chain with its own copy of its groups' rules, and at its head what keeps it from forging.
 func (p population) jumps() (sets, rules string) {
 	var s, chains, body strings.Builder
 	for g := range p.groups {
 		fmt.Fprintf(&s, "create g%d hash:ip hashsize 64\n", g)
 	}
-	chains.WriteString("*filter\n:FORWARD ACCEPT [0:0]\n:FWD - [0:0]\n:EG - [0:0]\n:IN - [0:0]\n")
-	body.WriteString("-A FORWARD -j FWD\n-A FWD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FWD -m conntrack --ctstate INVALID -j DROP\n-A FWD -j EG\n-A FWD -j IN\n")
+	chains.WriteString("*filter\n:FORWARD ACCEPT [0:0]\n:FWD - [0:0]\n:AO - [0:0]\n:AI - [0:0]\n:ACLO - [0:0]\n:ACLI - [0:0]\n:EG - [0:0]\n:IN - [0:0]\n")
+	body.WriteString("-A FORWARD -j FWD\n-A FWD -j AO\n-A FWD -j AI\n" +
+		"-A FWD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FWD -m conntrack --ctstate INVALID -j DROP\n-A FWD -j EG\n-A FWD -j IN\n" +
+		"-A ACLO -p tcp -m tcp --dport 25 -j DROP\n-A ACLO -j RETURN\n" +
+		"-A ACLI -p tcp -m tcp --dport 23 -j DROP\n-A ACLI -p udp -m udp --dport 161:162 -j DROP\n-A ACLI -j RETURN\n")
+	for w := range p.switches {
+		fmt.Fprintf(&body, "-A AO -i %[1]s ! -o %[1]s -g ACLO\n-A AI -o %[1]s ! -i %[1]s -g ACLI\n", bridge(w))
+	}
 	for i := range p.instances {
 		a := p.addrs(i)[0]
 		fmt.Fprintf(&chains, ":i%d - [0:0]\n:o%d - [0:0]\n", i, i)
 		fmt.Fprintf(&body, "-A EG -s %s/32 -g o%d\n-A IN -d %s/32 -g i%d\n", a, i, a, i)
+		fmt.Fprintf(&body, "-A o%[1]d -m mac ! --mac-source %[2]s -j DROP\n-A o%[1]d -p udp -m udp --sport 67 -j DROP\n", i, p.mac(i))
 		for _, last := range []bool{false, true} {
 			for _, g := range p.groupsOf(i) {
 				if !last {
