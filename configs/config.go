@@ -42,6 +42,7 @@ type Metrics struct {
 // DNS is what the name server needs to know besides the network.
 type DNS struct {
 	Upstreams []Upstream `json:"upstreams"` // asked in this order; none: other people's names do not resolve
+	Parallel  bool       `json:"parallel"`  // all at once instead, and the first answer counts; those of forwarders too
 	CacheSize int        `json:"cacheSize"` // entries; 0: no cache
 	RateLimit int        `json:"rateLimit"` // answers a second that an instance is given over UDP, more only over TCP; 0: no limit
 	QueryLog  []string   `json:"queryLog"`  // names of VPCs whose questions are logged

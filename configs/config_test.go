@@ -79,6 +79,7 @@ api: {socket: /tmp/api.sock, listen: "[::1]:8443"}
 metrics: {listen: :9153}
 dns:
   upstreams: [system, 192.0.2.53, 192.0.2.54:5353, "2001:db8::53", "[2001:db8::54]:5353", tls://dns.example@192.0.2.55, "tls://dns.example@[2001:db8::55]:8853"]
+  parallel: true
   rateLimit: 5000
   queryLog: [research]
   cacheSize: 0
@@ -102,7 +103,7 @@ manifest: /etc/gatehouse/lab.yaml
 				{Addr: netip.MustParseAddrPort("[2001:db8::53]:53")}, {Addr: netip.MustParseAddrPort("[2001:db8::54]:5353")},
 				{Addr: netip.MustParseAddrPort("192.0.2.55:853"), TLSName: "dns.example"}, {Addr: netip.MustParseAddrPort("[2001:db8::55]:8853"), TLSName: "dns.example"},
 			},
-			RateLimit: 5000, QueryLog: []string{"research"},
+			Parallel: true, RateLimit: 5000, QueryLog: []string{"research"},
 			TSIGKeys: []TSIGKey{{Name: "k.example.", Algorithm: "hmac-sha256", Secret: "MDEyMzQ1Njc4OWFiY2RlZg=="}},
 		},
 		Firewall: Firewall{Backend: BackendLegacy, VerifyInterval: vpc.Duration(time.Minute), MarkMask: 0x00ffff00},

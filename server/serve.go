@@ -225,7 +225,7 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	g.dhcp6 = dhcp6.New(dhcp6.Config{DUID: duid, Config: dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log}})
 	g.ra = ra.New(ra.Config{Logger: log})
 	g.dns, err = dns.New(dns.Config{
-		Upstreams: upstreamsOf(c), CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
+		Upstreams: upstreamsOf(c), Parallel: c.DNS.Parallel, CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
 		TSIGKeys: tsigKeysOf(c), Updater: g, Version: "gatehouse " + version, Logger: log,
 	})
 	if err != nil {
@@ -487,6 +487,7 @@ func (g *Gateway) reloadConfig(load func() (*configs.Config, error), level *slog
 		g.log.Error("reload", "error", err)
 		return
 	}
+	g.dns.SetParallel(c.DNS.Parallel)
 	g.dns.SetCacheSize(c.DNS.CacheSize)
 	g.dns.SetRateLimit(c.DNS.RateLimit)
 	g.dns.SetQueryLog(c.DNS.QueryLog)

@@ -28,6 +28,7 @@ type resolver struct {
 	roots *x509.CertPool // who may sign the certificates of upstreams; nil: whom the system trusts
 	cache *cache
 
+	parallel  atomic.Bool                    // all servers are asked at once
 	upstreams atomic.Pointer[[]endpoint]     // the default ones, our own addresses left out
 	guarded   atomic.Pointer[[]netip.Prefix] // the ranges of all VPCs
 
@@ -242,7 +243,7 @@ func (r *resolver) fetch(ctx context.Context, f *forwarder, servers []*upstream,
 	if f != nil {
 		source = f.source
 	}
-	reply, from, err := ask(ctx, servers, question)
+	reply, from, err := ask(ctx, servers, r.parallel.Load(), question)
 	now := r.now()
 	var e *entry
 	switch {

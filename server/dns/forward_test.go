@@ -768,25 +768,70 @@ func TestAServerThatIsSilentIsAskedLast(t *testing.T) {
 	for range failuresToDown {
 		a.note(0, io.ErrUnexpectedEOF)
 	}
-	if got := preference([]*upstream{a, b}); got[0] != b || a.stats().Healthy {
+	if got, _ := preference([]*upstream{a, b}); got[0] != b || a.stats().Healthy {
 		t.Error("asked first")
 	}
 	clk.advance(time.Second)
-	if got := preference([]*upstream{a, b}); got[0] != a {
+	if got, _ := preference([]*upstream{a, b}); got[0] != a {
 		t.Error("not tried again")
 	}
 	a.note(0, io.ErrUnexpectedEOF)
 	clk.advance(time.Second)
-	if got := preference([]*upstream{a, b}); got[0] != b {
+	if got, _ := preference([]*upstream{a, b}); got[0] != b {
 		t.Error("tried again too soon")
 	}
 	a.note(time.Millisecond, nil)
-	if got := preference([]*upstream{a, b}); got[0] != a || !a.stats().Healthy {
+	if got, _ := preference([]*upstream{a, b}); got[0] != a || !a.stats().Healthy {
 		t.Error("not forgiven")
 	}
 	a.note(0, context.Canceled)
 	if got := a.stats(); got.Failed != failuresToDown+1 || got.Queries != failuresToDown+2 {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestServersAreAskedInOrderOrAllAtOnce(t *testing.T) {
+	for _, loopback := range loopbacks() {
+		for _, parallel := range []bool{false, true} {
+			t.Run(fmt.Sprintf("on %s, in parallel: %v", loopback, parallel), func(t *testing.T) {
+				slow, release := newGated(t, loopback, "@ 100 IN A 192.0.2.1")
+				quick := newFake(t, loopback, func(q *miekg.Msg, tcp bool) []*miekg.Msg {
+					for deadline := time.Now().Add(time.Second); slow.udp.Load() == 0 && time.Now().Before(deadline); {
+						<-time.After(time.Millisecond) // both have been asked before one replies
+					}
+					return says(t, "@ 100 IN A 192.0.2.2")(q, tcp)
+				})
+				down := newFake(t, loopback, says(t, "@ 100 IN A 192.0.2.3"))
+				s := asking(t, nil, lab(), slow, quick, down)
+				s.SetParallel(parallel)
+				for _, u := range func() []*upstream {
+					s.resolver.mu.Lock()
+					defer s.resolver.mu.Unlock()
+					return s.resolver.serversFor(nil)
+				}() {
+					if u.addr == down.addr {
+						for range failuresToDown {
+							u.note(0, io.ErrUnexpectedEOF)
+						}
+					}
+				}
+				if !parallel {
+					quick.set(silent)
+					release()
+				}
+				m := askServer(t, s, "vpc-a", question("www.example.org.", "A"))
+				want := map[bool]string{false: "192.0.2.1", true: "192.0.2.2"}[parallel]
+				if len(m.Answer) != 1 || m.Answer[0].(*miekg.A).A.String() != want {
+					t.Errorf("%v, want %s", m, want)
+				}
+				if parallel && (slow.udp.Load() != 1 || quick.udp.Load() != 1) {
+					t.Errorf("asked %d and %d times", slow.udp.Load(), quick.udp.Load())
+				}
+				if n := down.udp.Load(); n != 0 {
+					t.Errorf("a server that is down was asked %d times", n)
+				}
+			})
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 // Config is what the server needs to know besides snapshots.
 type Config struct {
 	Upstreams  []string         // "system" (what resolv.conf names), IP[:port] or tls://NAME@IP[:port], in order of preference
+	Parallel   bool             // all healthy servers are asked at once, instead of in order
 	CacheSize  int              // answers; 0: none is kept
 	RateLimit  int              // answers a second that a client is given over UDP; 0: no limit
 	QueryLog   []string         // names of VPCs whose questions are logged
@@ -102,6 +103,7 @@ func New(c Config) (*Server, error) {
 	s.notifier.log = s.log
 	s.resolver = newResolver(c.CacheSize, s.now)
 	s.resolver.roots = c.Roots
+	s.SetParallel(c.Parallel)
 	s.limiter.set(c.RateLimit)
 	s.queries.log = s.log
 	s.queries.set(c.QueryLog)
@@ -129,6 +131,9 @@ func (s *Server) SetUpstreams(upstreams []string) error {
 	s.mu.Unlock()
 	return nil
 }
+
+// SetParallel changes whether all healthy servers are asked at once, or one after the other.
+func (s *Server) SetParallel(on bool) { s.resolver.parallel.Store(on) }
 
 // SetRateLimit changes how many answers a second a client is given over UDP before it is sent to TCP; 0: no limit.
 // Clients that show a cookie are not limited, since their address is not forged.

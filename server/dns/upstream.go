@@ -180,9 +180,10 @@ func (u *upstream) note(took time.Duration, err error) {
 	}
 }
 
-// ask puts the question to the servers: the healthy and fast ones first, the next one as soon as one fails or is slow,
-// without giving up on the slow one. The first useful reply wins; without any, the last that is not.
-func ask(ctx context.Context, servers []*upstream, question *miekg.Msg) (*miekg.Msg, *upstream, error) {
+// ask puts the question to the servers: in order, healthy ones first, the next one as soon as one fails or is slow, without
+// giving up on the slow one; or, in parallel, to all healthy ones at once. The first useful reply wins; without any, the last
+// that is not.
+func ask(ctx context.Context, servers []*upstream, parallel bool, question *miekg.Msg) (*miekg.Msg, *upstream, error) {
 	if len(servers) == 0 {
 		return nil, nil, errors.New("no upstream resolver is configured")
 	}
@@ -196,7 +197,7 @@ func ask(ctx context.Context, servers []*upstream, question *miekg.Msg) (*miekg.
 		from  *upstream
 		err   error
 	}
-	order := preference(servers)
+	order, healthy := preference(servers)
 	results := make(chan result, rounds*len(order))
 	var worst result
 	asked, pending := 0, 0
@@ -213,7 +214,11 @@ func ask(ctx context.Context, servers []*upstream, question *miekg.Msg) (*miekg.
 					reply, err := u.exchange(ctx, message)
 					results <- result{reply, u, err}
 				}()
-				timer.Reset(u.patience())
+				if wait := u.patience(); !parallel || asked >= healthy {
+					timer.Reset(wait)
+				} else {
+					timer.Reset(0)
+				}
 			}
 		case r := <-results:
 			pending--
@@ -247,10 +252,11 @@ func useful(m *miekg.Msg) bool {
 	return m.Rcode == miekg.RcodeSuccess || m.Rcode == miekg.RcodeNameError
 }
 
-// preference orders servers: those that answer before those that do not, then as configured. A server that is much
-// slower than the first is found out by patience, not by this order, so that all gateways ask the same one.
-func preference(servers []*upstream) []*upstream {
-	order := make([]*upstream, 0, len(servers))
+// preference orders servers: those that answer, of which it tells how many they are, before those that do not, then as
+// configured. A server that is much slower than the first is found out by patience, not by this order, so that all gateways
+// ask the same one.
+func preference(servers []*upstream) (order []*upstream, healthy int) {
+	order = make([]*upstream, 0, len(servers))
 	var down []*upstream
 	for _, u := range servers {
 		if u.healthy() {
@@ -259,5 +265,5 @@ func preference(servers []*upstream) []*upstream {
 			down = append(down, u)
 		}
 	}
-	return append(order, down...)
+	return append(order, down...), len(order)
 }
