@@ -161,7 +161,7 @@ func TestGetAndDescribeShowWhatThereIs(t *testing.T) {
 		table, fields string
 	}{
 		{[]string{"vpc", "vpcs"}, "lab", "lab", "NAME CIDR IPV6 VSWITCHES INSTANCES NAT", "id name cidrBlock ipv6CidrBlock status"},
-		{[]string{"vswitch", "vswitches", "vsw"}, "lab/db", "db", "VPC NAME CIDR IPV6 GATEWAY LINK ACL FREE", "id name vpc cidrBlock ipv6CidrBlock enrollment enrollmentSecurityGroups status"},
+		{[]string{"vswitch", "vswitches", "vsw"}, "lab/db", "db", "VPC NAME CIDR IPV6 GATEWAY LINK ACL FREE POOL", "id name vpc cidrBlock ipv6CidrBlock enrollment enrollmentSecurityGroups status"},
 		{[]string{"instance", "instances", "i"}, "lab/web-1", "web-1", "VPC NAME ADDRESS IPV6 VSWITCH GROUPS LEASE", "id name vpc interfaces privateDns status"},
 		{[]string{"interface", "interfaces", "eni"}, "lab/00:16:3e:00:00:01", "00:16:3e:00:00:01", "VPC INSTANCE ID MAC VSWITCH ADDRESS IPV6 GROUPS", "id mac vpc vswitch instance privateIp ipv6Addresses securityGroups"},
 		{[]string{"securitygroup", "securitygroups", "sg"}, "lab/db", "db", "VPC NAME TYPE INNER RULES MEMBERS", "id name vpc type innerAccess rules status"},
