@@ -31,12 +31,8 @@ func (g *Gateway) runExpiry(ctx context.Context) error {
 func expired(s *vpc.Snapshot, leases []vpc.Lease, before time.Time, leaseless map[string]bool) (gone []*vpc.Instance, without map[string]bool) {
 	seen := map[string]time.Time{}
 	for _, l := range leases {
-		at := l.Start
-		if l.Expires.After(at) && l.State == vpc.LeaseBound {
-			at = l.Expires
-		}
-		if at.After(seen[l.Interface]) {
-			seen[l.Interface] = at
+		if l.Expires.After(seen[l.Interface]) { // of one that was released: when it was
+			seen[l.Interface] = l.Expires
 		}
 	}
 	without = map[string]bool{}

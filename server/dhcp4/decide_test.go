@@ -1,6 +1,7 @@
 package dhcp4
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -187,6 +188,25 @@ func TestWhatARenewalCarries(t *testing.T) {
 	}
 	if unlessZero(m.ClientIPAddr).IsValid() || unlessZero(m.YourIPAddr).IsValid() {
 		t.Errorf("a NAK carries no address:\n%s", m.Summary())
+	}
+}
+
+func TestAChangeOfTheOptionsComesWithTheNextRenewal(t *testing.T) {
+	e := newEngine(t, spec(nil), bound(webMAC, "10.20.1.10", "eni-web-1"))
+	renewal := parse(t, message(dhcpv4.MessageTypeRequest, webMAC, ciaddr("10.20.1.10"), asks(15, 26, 42)))
+	told := func() string {
+		m := decoded(t, replyOf(renewal.Decide(e, e.VSwitch(webID))).Encode())
+		return fmt.Sprintf("%s %x %x %s", m.Options[15], m.Options[26], m.Options[42], m.IPAddressLeaseTime(0))
+	}
+	if got, want := told(), "research.internal   24h0m0s"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	e.SetSnapshot(spec(func(v *vpc.VPCSpec) {
+		o := &v.DHCPOptions
+		o.DomainName, o.MTU, o.NTPServers, o.LeaseTime = "corp.example", 1400, []netip.Addr{addr("192.0.2.123")}, vpc.Duration(time.Hour)
+	}))
+	if got, want := told(), "corp.example 0578 c000027b 1h0m0s"; got != want {
+		t.Errorf("after the change told %q, want %q", got, want)
 	}
 }
 

@@ -175,6 +175,25 @@ func TestADeclinedAddressIsQuarantinedAndAReleasedOneIsNot(t *testing.T) {
 	}
 }
 
+func TestAChangeOfTheOptionsComesWithTheNextRenewal(t *testing.T) {
+	const own = "fd00:20:0:1::10"
+	leases := newEngine(t, spec(nil), bound(webMAC, own, "eni-web-1"))
+	renewal := parse(t, packet(webMAC, message(dhcpv6.MessageTypeRenew, ours, ia(1, own))))
+	told := func() string {
+		m := decoded(t, renewal.Decide(leases, leases.VSwitch(webID)).Reply.(*Reply).Encode())
+		return fmt.Sprintf("%s %v", summary(m), m.Options.DomainSearchList().Labels)
+	}
+	if got, want := told(), "na1 "+own+"/86400 [research.internal]"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	leases.SetSnapshot(spec(func(v *vpc.VPCSpec) {
+		v.DHCPOptions.SearchDomains, v.DHCPOptions.IPv6LeaseTime = []string{"corp.example"}, vpc.Duration(time.Hour)
+	}))
+	if got, want := told(), "na1 "+own+"/3600 [research.internal corp.example]"; got != want {
+		t.Errorf("after the change told %q, want %q", got, want)
+	}
+}
+
 func TestANewAddressIsAskedForBeforeItIsOffered(t *testing.T) {
 	const own = "fd00:20:0:1::10"
 	declined := bound(webMAC, own, "eni-web-1")
