@@ -163,6 +163,7 @@ stage: build
 	install -d $(DATADIR)/doc/gatehouse/examples
 	install -m644 README.md configs/examples/*.yaml $(DATADIR)/doc/gatehouse/examples
 	mv $(DATADIR)/doc/gatehouse/examples/README.md $(DATADIR)/doc/gatehouse/
+	install -Dm644 systemd/COEXISTENCE.md $(DATADIR)/doc/gatehouse/systemd/COEXISTENCE.md
 
 .PHONY: install
 install: need-root deps-runtime stage ## put it on this host
