@@ -135,10 +135,12 @@ func startRemedy(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "make it readable and writable for the user that the daemon runs as (chown -R gatehouse: under systemd)"
 	}
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if r, ok := e.(interface{ Remedy() string }); ok {
-			return r.Remedy()
-		}
+	var known interface {
+		error
+		Remedy() string
+	}
+	if errors.As(err, &known) {
+		return known.Remedy()
 	}
 	return ""
 }

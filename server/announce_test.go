@@ -47,6 +47,7 @@ func TestWhyADaemonDoesNotStartComesWithTheRemedy(t *testing.T) {
 		{"a directory of somebody else", path(unix.EACCES), "chown -R gatehouse:"},
 		{"a full disk", path(unix.ENOSPC), "free some room"},
 		{"a lock that cannot be taken", fmt.Errorf("firewall: %w", &iptables.LockError{}), (&iptables.LockError{}).Remedy()},
+		{"one of several errors", errors.Join(errors.New("first"), &iptables.LockError{}), (&iptables.LockError{}).Remedy()},
 		{"what speaks for itself", errors.New("metrics.listen: address already in use"), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
