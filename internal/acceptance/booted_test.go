@@ -482,7 +482,7 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 		s.put("/root/source/Makefile", makefile)
 		s.do("tar", "-C", "/", "-xf", "/root/staged.tar")
 		s.do("sh", "-c", "systemd-sysusers gatehouse.conf && systemd-tmpfiles --create gatehouse.conf && systemctl daemon-reload && systemctl enable --now gatehouse")
-		s.do("sh", "-c", "printf 'vpcs: [{name: lab, cidrBlock: 10.20.0.0/16, vswitches: [{name: front, cidrBlock: 10.20.1.0/24, attach: {bridge: gh-front}}]}]' | /usr/local/sbin/gatehouse apply -f -")
+		s.do("sh", "-c", "printf 'vpcs: [{name: lab, cidrBlock: 10.60.0.0/16, vswitches: [{name: front, cidrBlock: 10.60.1.0/24, attach: {bridge: gh-front}}]}]' | /usr/local/sbin/gatehouse apply -f -")
 		s.Log(strings.TrimSpace(s.do("env", "PATH=/usr/local/go/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "make", "--no-print-directory", "-C", "/root/source", "uninstall", "GO="+goTool)))
 		for _, tool := range []string{"iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save", "ipset", "ip"} {
 			args := map[string][]string{"ipset": {"save"}, "ip": {"-o", "link"}}[tool]
