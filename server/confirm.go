@@ -140,10 +140,15 @@ func (c *confirmation) problem() error {
 
 // Confirm makes the pending change permanent.
 func (g *Gateway) Confirm(ctx context.Context) error {
-	if g.confirm.waiting() == nil {
+	p := g.confirm.waiting()
+	if p == nil {
 		return api.Errorf(api.CodeNotFound, "no change waits for a confirmation")
 	}
-	return g.confirm.forget(ctx, g)
+	if err := g.confirm.forget(ctx, g); err != nil {
+		return err
+	}
+	g.log.Info("a change is confirmed", "revision", g.stored.Load().Revision, "user", p.User)
+	return nil
 }
 
 // isNotInForce reports whether a change was stored, though the kernel does not carry it yet.

@@ -223,7 +223,13 @@ func (a *app) confirmCommand() *cobra.Command {
 		Use:   "confirm",
 		Short: "keep the change of an 'apply --confirm'",
 		Args:  args(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.client().Confirm(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.client().Confirm(cmd.Context()); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(a.stdout, "the change is kept")
+			return err
+		},
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +54,11 @@ daemon does it and then enforces nothing until it is restarted; with --offline i
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !offline {
-				return a.client().Teardown(cmd.Context())
+				if err := a.client().Teardown(cmd.Context()); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(a.stdout, "torn down: nothing is enforced, and nobody is served, until the daemon is restarted")
+				return err
 			}
 			c, err := a.loadConfig(cmd)
 			if err != nil {
