@@ -53,25 +53,26 @@ func TestEveryAcknowledgedLeaseOutlivesAKill(t *testing.T) {
 	g.start()
 	g.apply(relayManifest())
 
-	clients := relayLoad(t, relay)
+	clients, clients6 := relayLoad(t, relay), relayLoad6(t, relay)
 	for round := range rounds {
 		// At another moment of the load each time.
-		goal := clients.count() + 200 + 37*(round%11)
+		goal, goal6 := clients.count()+200+37*(round%11), clients6.count()+50+13*(round%7)
 		g.eventually("clients get leases", func() error {
-			if n := clients.count(); n < goal {
-				return fmt.Errorf("%d of %d acknowledgements", n, goal)
+			if n, n6 := clients.count(), clients6.count(); n < goal || n6 < goal6 {
+				return fmt.Errorf("%d of %d acknowledgements by DHCPv4, %d of %d by DHCPv6", n, goal, n6, goal6)
 			}
 			return nil
 		})
 		g.kill()
-		told := clients.told()
+		told, told6 := clients.told(), clients6.told()
 		g.start()
 		g.stores(fmt.Sprintf("round %d", round), told)
+		g.stores(fmt.Sprintf("round %d", round), told6)
 		if t.Failed() {
 			return
 		}
 	}
-	t.Logf("killed %d times under load: every lease of %d acknowledgements was there afterwards", rounds, clients.count())
+	t.Logf("killed %d times under load: every lease of %d acknowledgements by DHCPv4 and %d by DHCPv6 was there afterwards", rounds, clients.count(), clients6.count())
 }
 
 // relaySpace is a host with a relay's address on the gateway's link up0.
@@ -84,16 +85,16 @@ func (g *gateway) relaySpace() *netlab.Space {
 	if err != nil {
 		g.Fatal(err)
 	}
-	g.script(g.space, "ip addr add 192.0.2.1/24 dev up0\n")
-	g.script(relay, "ip addr add 192.0.2.2/24 dev eth0\n")
+	g.script(g.space, "ip addr add 192.0.2.1/24 dev up0\nip addr add 2001:db8::1/64 dev up0 nodad\n")
+	g.script(relay, "ip addr add 192.0.2.2/24 dev eth0\nip addr add 2001:db8::2/64 dev eth0 nodad\n")
 	return relay
 }
 
 // relayManifest declares the clients behind the relay.
 func relayManifest() string {
 	var manifest strings.Builder
-	fmt.Fprintf(&manifest, "vpcs:\n- name: far\n  cidrBlock: 10.99.0.0/16\n  dhcpOptions: {leaseTime: %s}\n  vswitches:\n", relayLease)
-	manifest.WriteString("  - {name: main, cidrBlock: 10.99.0.0/16, attach: {relay: [192.0.2.2]}, enrollment: closed}\n  instances:\n")
+	fmt.Fprintf(&manifest, "vpcs:\n- name: far\n  cidrBlock: 10.99.0.0/16\n  ipv6CidrBlock: fd00:99::/56\n  dhcpOptions: {leaseTime: %[1]s, ipv6LeaseTime: %[1]s}\n  vswitches:\n", relayLease)
+	manifest.WriteString("  - {name: main, cidrBlock: 10.99.0.0/16, ipv6CidrBlock: 'fd00:99::/64', attach: {relay: [192.0.2.2, '2001:db8::2']}, enrollment: closed}\n  instances:\n")
 	for n := range relayClients {
 		fmt.Fprintf(&manifest, "  - {name: c%d, interfaces: [{mac: '%s', vswitch: main}]}\n", n, relayMAC(n))
 	}
