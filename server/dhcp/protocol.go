@@ -44,6 +44,7 @@ type Packet struct {
 	Dst     netip.Addr   // its destination
 
 	at       time.Time
+	counted  bool // as received
 	enrolled bool // an enrolment has been tried for it
 }
 

@@ -410,7 +410,8 @@ func (s *Server) serve(p *Packet) {
 		s.count.drop(DropOf(err))
 		return
 	}
-	if !p.enrolled {
+	if !p.counted { // it comes again after an enrolment or a probe
+		p.counted = true
 		s.count.received[m.Kind()].Add(1)
 	}
 	w, d := s.vswitchOf(p, m)

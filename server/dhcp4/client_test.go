@@ -385,7 +385,7 @@ func TestAnAddressThatSomebodyUsesIsNotOffered(t *testing.T) {
 	g.speak(s, physMAC, message(dhcpv4.MessageTypeDiscover, physMAC))
 	g.hasState("10.20.2.10", vpc.LeaseDeclined)
 	st := g.Stats()
-	if st.Sent["OFFER"] != 0 || st.Dropped[dhcp.DropConflict.String()] != 1 || g.leases.Stats().Conflicts != 1 {
+	if st.Sent["OFFER"] != 0 || st.Received["DISCOVER"] != 1 || st.Dropped[dhcp.DropConflict.String()] != 1 || g.leases.Stats().Conflicts != 1 {
 		t.Errorf("stats %+v, %+v", st, g.leases.Stats())
 	}
 
@@ -407,6 +407,22 @@ func TestWhoIsNotOnTheClientsLinkKeepsNobodyFromItsAddress(t *testing.T) {
 		t.Fatalf("%v\nstats: %+v", err, g.Stats())
 	}
 	g.hasAddress(s, "10.20.1.10/24")
+}
+
+func TestAProbedMessageIsReceivedOnce(t *testing.T) {
+	g := newGateway(t, nil)
+	g.set(spec(nil))
+	s := g.guest("o", webMAC)
+	g.speak(s, webMAC, message(dhcpv4.MessageTypeDiscover, webMAC))
+	g.eventually("an offer", func() error {
+		if g.Stats().Sent["OFFER"] == 0 {
+			return errors.New("none was sent")
+		}
+		return nil
+	})
+	if st := g.Stats(); st.Received["DISCOVER"] != 1 || st.Sent["OFFER"] != 1 {
+		t.Errorf("stats: %+v", st)
+	}
 }
 
 func TestAClientThatStillHasItsAddressIsNoConflict(t *testing.T) {
