@@ -337,7 +337,7 @@ func (l *Loop) put(ctx context.Context, s *vpc.Snapshot) error {
 			return err
 		}
 		if len(differing) > 0 {
-			l.log.Warn("the firewall was changed by another program; it is put right with this revision", "differing", differing)
+			l.log.Warn("the firewall was changed by another program; it is put right with this revision", "differing", some(differing))
 		}
 	}
 	features := l.opt.Features

@@ -14,12 +14,15 @@ import (
 // DriftError means that the kernel does not carry the ruleset that should be in force.
 type DriftError struct{ What []string }
 
-func (e *DriftError) Error() string {
+func (e *DriftError) Error() string { return "the kernel does not carry the ruleset: " + some(e.What) }
+
+// some names the first few of what differs, and says how much more there is: a flushed table holds thousands of chains.
+func some(what []string) string {
 	const shown = 5
-	if len(e.What) > shown {
-		return fmt.Sprintf("the kernel does not carry the ruleset: %s and %d more", strings.Join(e.What[:shown], ", "), len(e.What)-shown)
+	if len(what) > shown {
+		return fmt.Sprintf("%s and %d more", strings.Join(what[:shown], ", "), len(what)-shown)
 	}
-	return "the kernel does not carry the ruleset: " + strings.Join(e.What, ", ")
+	return strings.Join(what, ", ")
 }
 
 // ErrNothing means that nothing is in force yet, or not any more.
@@ -168,7 +171,7 @@ func (l *Loop) verifyAndRepair(ctx context.Context) {
 	if len(differing) == 0 {
 		return
 	}
-	l.log.Warn("the firewall was changed by another program", "differing", differing)
+	l.log.Warn("the firewall was changed by another program", "differing", some(differing))
 	if !l.repairs.take(l.now()) {
 		l.log.Error("the firewall is changed again and again; the next repair waits", "wait", repairInterval)
 		l.count(func(s *Status) {
