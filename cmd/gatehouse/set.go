@@ -90,6 +90,14 @@ func fields(kind vpc.Kind) []field {
 	return nil
 }
 
+// article is the indefinite one of a noun.
+func article(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an"
+	}
+	return "a"
+}
+
 // changeable are the kinds that create and set know.
 func changeable() []vpc.Kind {
 	return []vpc.Kind{vpc.KindVPC, vpc.KindVSwitch, vpc.KindInstance, vpc.KindSecurityGroup, vpc.KindNetworkACL,
@@ -241,7 +249,7 @@ func (a *app) changeCommand(kind vpc.Kind, create bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     string(kind) + " NAME",
 		Aliases: []string{kind.Plural(), kind.Short()},
-		Short:   verb + " a " + string(kind),
+		Short:   verb + " " + article(string(kind)) + " " + string(kind),
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			req.Name = argv[0]
