@@ -44,10 +44,12 @@ type Gateway struct {
 	force    *force
 	flows    flowLog
 
-	stored  atomic.Pointer[vpc.Snapshot] // the newest revision
-	inUse   atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
-	ready   atomic.Bool
-	settled func() // ends the start: garbage is collected as usual
+	stored atomic.Pointer[vpc.Snapshot] // the newest revision
+	inUse  atomic.Pointer[vpc.Snapshot] // the newest revision in force; nil before the first
+	ready  atomic.Bool
+
+	resuming sync.WaitGroup // names are made of what has been in force since before the start
+	settled  func()         // ends the start: garbage is collected as usual
 
 	watchRules func(context.Context) error // tells firewall that somebody has changed the kernel's rules
 
@@ -77,18 +79,19 @@ func (g *Gateway) reload() *vpc.Snapshot {
 	return s
 }
 
-// serveGuests gives a snapshot that is in force to the parts that answer packets.
-func (g *Gateway) serveGuests(s *vpc.Snapshot) {
+// giveAddresses gives a snapshot that is in force to the parts that give guests their addresses.
+func (g *Gateway) giveAddresses(s *vpc.Snapshot) {
 	g.leases.SetSnapshot(s) // before DHCP, which asks it
 	g.dhcp4.SetSnapshot(s)
 	g.dhcp6.SetSnapshot(s)
 	g.ra.SetSnapshot(s)
-	g.dns.SetSnapshot(s) // last: making the names of tens of thousands of instances takes longer than all else
 }
 
-// serveSnapshot serves a snapshot that has just been put in force.
+// serveSnapshot gives a snapshot that has just been put in force to all parts that answer packets.
 func (g *Gateway) serveSnapshot(s *vpc.Snapshot) {
-	g.serveGuests(s)
+	g.resuming.Wait()
+	g.giveAddresses(s)
+	g.dns.SetSnapshot(s) // last: making the names of tens of thousands of instances takes longer than all else
 	g.inUse.Store(s)
 }
 

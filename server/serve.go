@@ -151,22 +151,19 @@ func (g *Gateway) serve(ctx context.Context, tasks *errgroup.Group) error {
 		"ra":     g.ra.Run,
 		"dns":    g.dns.Run,
 	})
-	var resumed sync.WaitGroup
-	if s := g.stored.Load(); g.stands(ctx, s) {
-		resumed.Go(func() { g.resume(ctx, s) })
+	s := g.stored.Load()
+	stands := g.stands(ctx, s)
+	if stands && g.links.Apply(ctx, s) == nil { // else the attempt to put it in force says what is wrong with the links
+		g.giveAddresses(s)
+		g.log.Debug("addresses are given while the rules are read back", "revision", s.Revision)
 	}
-	defer resumed.Wait() // what it serves must not come after a newer revision
-	return g.raiseFirewall(ctx)
-}
-
-// resume serves guests as another daemon did before. What this one finds otherwise when it puts the revision in force is
-// put right then.
-func (g *Gateway) resume(ctx context.Context, s *vpc.Snapshot) {
-	if err := g.links.Apply(ctx, s); err != nil {
-		return // the attempt to put the revision in force says so
+	if err := g.raiseFirewall(ctx); err != nil {
+		return err
 	}
-	g.serveGuests(s)
-	g.log.Debug("guests are served while the rules are read back", "revision", s.Revision)
+	if stands {
+		g.resuming.Go(func() { g.dns.SetSnapshot(s) })
+	}
+	return nil
 }
 
 func newLogger(w io.Writer, c configs.Log, level *slog.LevelVar) *slog.Logger {
@@ -583,6 +580,7 @@ var errTornDown = errors.New("everything was removed from the kernel by 'gatehou
 // Teardown removes every trace from the kernel; nothing is put in force again before the daemon is restarted.
 func (g *Gateway) Teardown(ctx context.Context) error {
 	g.force.Halt(errTornDown)
+	g.resuming.Wait()
 	g.inUse.Store(nil)
 	empty := vpc.NewSnapshot(&vpc.Spec{}, vpc.Host{}, g.stored.Load().Revision)
 	g.dns.SetSnapshot(empty)

@@ -19,7 +19,7 @@ import (
 )
 
 // standing is what a revision was put in force with. A daemon that starts and finds all of it as it was knows that the
-// rules of the stored revision are in the kernel, and serves guests before it has read them back: all that it can tell
+// rules of the stored revision are in the kernel, and gives guests addresses before it has read them back: all that it can tell
 // them was in force when another daemon ended. After a boot, in another namespace, once anybody has changed a rule, or
 // when the other daemon did not get round to the revision, something is otherwise.
 //
@@ -98,7 +98,7 @@ func (g *Gateway) stands(ctx context.Context, s *vpc.Snapshot) bool {
 		}
 	}
 	if err != nil {
-		g.log.Debug("rules are read back before guests are served", "error", err)
+		g.log.Debug("rules are read back before addresses are given", "error", err)
 	}
 	return ok && bytes.Equal(was, now)
 }

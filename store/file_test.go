@@ -266,7 +266,7 @@ func TestAPowerCutAtAnyWriteLeavesAStoreThatOpens(t *testing.T) {
 	cur := bigSpec(50)
 	mustCommit(t, s, cur, "apply")
 	r := rand.New(rand.NewPCG(3, 4))
-	for round := range 25 {
+	for round := range 12 {
 		// One transaction lies between two copies of the file.
 		if err := s.PutLeases(context.Background(), lease(round)); err != nil {
 			t.Fatal(err)
