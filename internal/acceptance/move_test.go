@@ -11,13 +11,14 @@ import (
 	"gatehouse/internal/netlab"
 )
 
-// inBothFamilies are the clients as they are run where both families are wanted.
-func inBothFamilies() map[string]string {
-	return map[string]string{
-		"dhclient": isc + "\n" + clients6()[0].start,
-		"udhcpc":   busybox, // it has no IPv6
-		"dhcpcd":   "dhcpcd -q -w -t 60 eth0 >/run/dhcpcd.log 2>&1",
-		"networkd": strings.NewReplacer("DHCP=ipv4", "DHCP=yes", "IPv6AcceptRA=no", "IPv6AcceptRA=yes").Replace(networkd),
+// inBothFamilies are the clients as they are run where both families are wanted, and how their plug is pulled
+// (dhcpcd's is in TestRealClientsLiveThroughTheirLeases only).
+func inBothFamilies() map[string]struct{ start, crash string } {
+	return map[string]struct{ start, crash string }{
+		"dhclient": {isc + "\n" + clients6()[0].start, "kill -9 $(cat /run/dhclient.pid) $(cat /run/dhclient6.pid)"},
+		"udhcpc":   {busybox, "kill -9 $(cat /run/udhcpc.pid)"}, // it has no IPv6
+		"dhcpcd":   {"dhcpcd -q -w -t 60 eth0 >/run/dhcpcd.log 2>&1", ""},
+		"networkd": {strings.NewReplacer("DHCP=ipv4", "DHCP=yes", "IPv6AcceptRA=no", "IPv6AcceptRA=yes").Replace(networkd), "kill -9 $(cat /run/networkd.pid)"},
 	}
 }
 
@@ -70,7 +71,7 @@ func TestRealClientsFollowTheirInstanceToAnotherVSwitch(t *testing.T) {
 		old[l] = pair{v4, v6}
 	}
 	together(g, "leases on the bridge", all, func(l *living) error {
-		if err := l.run(g, inBothFamilies()[l.name]); err != nil {
+		if err := l.run(g, inBothFamilies()[l.name].start); err != nil {
 			return err
 		}
 		return within(g.ctx, func() error { return l.hasOnly(g, old[l].v4, old[l].v6) })
@@ -105,6 +106,16 @@ func TestRealClientsFollowTheirInstanceToAnotherVSwitch(t *testing.T) {
 			}
 			return nil
 		})
+	})
+	together(g, "a reboot there", all, func(l *living) error {
+		c := inBothFamilies()[l.name]
+		if c.crash == "" {
+			return nil
+		}
+		if err := l.run(g, c.crash+"\nip link set eth0 down\nip addr flush dev eth0\nip link set eth0 up\n"+c.start); err != nil {
+			return err
+		}
+		return within(g.ctx, func() error { return l.hasOnly(g, now[l].v4, now[l].v6) })
 	})
 	for _, l := range all {
 		seen, err := l.seen(g)

@@ -225,8 +225,10 @@ func (m *model) crash(when string) {
 	m.happened["crash "+when]++
 	m.restart(m.network())
 	// A quarantine that was not written is lost; nobody was promised anything about it.
-	for a, until := range m.quarantined {
-		if l := m.store.leases[a]; l.State != vpc.LeaseDeclined || !l.Expires.Equal(until) {
+	for a := range m.quarantined {
+		if l := m.store.leases[a]; l.State == vpc.LeaseDeclined {
+			m.quarantined[a] = l.Expires // that of an earlier one, if the last was not written
+		} else {
 			delete(m.quarantined, a)
 		}
 	}
