@@ -46,13 +46,13 @@ type companion struct {
 
 var companions = []companion{
 	{
-		name: "Docker", packages: []string{"docker.io"},
+		name: "Docker, beside systemd-resolved", packages: []string{"docker.io", "systemd-resolved"},
 		setup:   dockerImage,
 		reload:  "systemctl reload docker; systemctl restart docker; docker start web",
 		stop:    "docker stop -t0 web; systemctl stop docker.socket docker",
 		start:   "systemctl start docker; docker start web",
 		settled: "docker ps -q --filter status=running --filter name=web | grep .",
-		says:    []string{`^note +host\.docker: Docker is running`},
+		says:    []string{`^note +host\.docker: Docker is running`, `^note +host\.resolved: systemd-resolved is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 		// It refuses what others forward, unless the host has forwarded before it came.
