@@ -178,7 +178,7 @@ func stageOf(chain string) (vpc.Stage, bool) {
 		return vpc.StageVPC, true
 	case strings.HasPrefix(chain, chainACLOut):
 		return vpc.StageNACLEgress, true
-	case strings.HasPrefix(chain, chainACLIn):
+	case strings.HasPrefix(chain, chainACLIn), strings.HasPrefix(chain, chainToACL):
 		return vpc.StageNACLIngress, true
 	}
 	return "", false

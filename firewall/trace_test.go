@@ -87,6 +87,9 @@ func TestTrace(t *testing.T) {
 		{"every stage is shown after a drop", way{in: "uplink", packet: "198.51.100.9 10.20.1.10 tcp/25"},
 			"anti-spoof spoof.ok, vpc vpc.uplink, nacl-egress nacl.outside, DROP nacl-ingress nacl.entry nae-00000000000000a1, conntrack conntrack.new, " +
 				"sg-egress sg.outside, sg-ingress sg.rule sgr-00000000000000a5"},
+		{"every stage is shown after a drop on the way from another vSwitch", way{in: "db", packet: "10.20.2.10 10.20.1.10 tcp/25"},
+			"anti-spoof spoof.ok, vpc vpc.same, nacl-egress nacl.none, DROP nacl-ingress nacl.entry nae-00000000000000a1, conntrack conntrack.new, " +
+				"DROP sg-egress sg.default.advanced.egress, sg-ingress sg.rule sgr-00000000000000a5"},
 		{"ACLs see established flows too", way{in: "uplink", packet: "198.51.100.9 10.20.1.10 udp/53", state: vpc.StateEstablished},
 			"anti-spoof spoof.ok, vpc vpc.uplink, nacl-egress nacl.outside, DROP nacl-ingress nacl.default, conntrack conntrack.established"},
 		{"a path-MTU error passes the ACL", way{in: "uplink", packet: "198.51.100.9 10.20.1.10 icmp", state: vpc.StateRelated,
