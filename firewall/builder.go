@@ -17,6 +17,7 @@ type builder struct {
 	feat  Features
 	marks markBits
 	st    *familyState // what is there already
+	flat  int          // how often the fan-out of range trees is doubled, so that chains are not too deep
 
 	switches  []*vpc.VSwitch // those with a link here, by the link's name
 	ranged    []*vpc.VSwitch // those of them that have a range in the family

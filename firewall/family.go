@@ -17,6 +17,7 @@ type familyState struct {
 	profiles []*profile                           // those of which somebody has an address of the family, by name
 	policies *part                                // the chains of profiles
 	refusals map[vpc.Reason][]Chain               // the one chain of a reason
+	flat     int                                  // how flat the range trees have to be, see flatten
 
 	tables Tables
 	sets   []Set // by name
@@ -25,7 +26,7 @@ type familyState struct {
 // update brings one family up to date. moved says that profiles have other ids than before.
 func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 	b.links()
-	frame := st.frame == nil || b.c.refit || d.Host || len(d.VPCs)+len(d.VSwitches)+len(d.PrefixLists)+len(d.NetworkACLs) > 0
+	frame := st.frame == nil || st.flat > 0 || b.c.refit || d.Host || len(d.VPCs)+len(d.VSwitches)+len(d.PrefixLists)+len(d.NetworkACLs) > 0
 	if frame {
 		b.build(&st.frame, (*builder).addFrame)
 	}
@@ -58,9 +59,74 @@ func (st *familyState) update(b *builder, d *vpc.Delta, moved bool) error {
 		if err != nil {
 			return err
 		}
+		if frame || bindings || dispatch { // the chains of profiles lead to no others
+			if tables, err = st.flatten(b, d, tables); err != nil {
+				return err
+			}
+		}
 		st.tables = Tables{Family: b.f, Tables: tables}
 	}
 	return st.updateSets(b, d, sets, moved)
+}
+
+// maxDepth is how deep chains may lead into each other below the kernel's own, by jump or goto: nf_tables allows sixteen with
+// it (NFT_JUMP_STACK_SIZE).
+const maxDepth = 15
+
+// flatten returns the tables that were put together, or where their chains are too deep for the kernel others with flatter trees
+// of ranges. How flat they are depends on nothing but the snapshot.
+func (st *familyState) flatten(b *builder, d *vpc.Delta, tables []Table) ([]Table, error) {
+	const flattest = 12 // 32,768 ranges in one chain
+	for st.flat = 0; ; st.flat++ {
+		table, depth := depthOf(tables)
+		switch {
+		case depth <= maxDepth:
+			return tables, nil
+		case st.flat == flattest:
+			return nil, fmt.Errorf("table %s: chains would lead into each other %d deep, and the kernel allows %d: use fewer, or more regular, ranges and link names",
+				table, depth, maxDepth)
+		}
+		b.flat = st.flat + 1
+		b.build(&st.frame, (*builder).addFrame)
+		st.updateBindings(b, d, true)
+		b.build(&st.dispatch, (*builder).groupStages)
+		if b.err != nil {
+			return nil, b.err
+		}
+		var err error
+		if tables, err = st.assemble(b); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// depthOf returns the table whose chains lead deepest into each other, and how deep that is.
+func depthOf(tables []Table) (table string, depth int) {
+	for _, t := range tables {
+		known := make(map[string]int, len(t.Chains))
+		var below func(name string) int
+		below = func(name string) int {
+			n, ok := known[name]
+			if ok {
+				return n
+			}
+			if c := chainNamed(t.Chains, name); c != nil {
+				for i := range c.Rules {
+					if to := c.Rules[i].Target.Chain; to != "" {
+						n = max(n, below(to))
+					}
+				}
+			}
+			known[name] = n + 1
+			return n + 1
+		}
+		for _, h := range t.Hooks {
+			if n := below(h.Target); n > depth {
+				table, depth = t.Name, n
+			}
+		}
+	}
+	return table, depth
 }
 
 // updateBindings makes the chains of those vSwitches anew whose bindings are rules and differ, or all of them, and reports

@@ -193,13 +193,15 @@ func (b *builder) groupStages() {
 		root, unknown, addr string
 		dir                 vpc.Direction
 	}{{chainEgress, "GH-EX", "src", vpc.Egress}, {chainIngress, "GH-IX", "dst", vpc.Ingress}} {
-		// Addresses without a profile: ours are refused, and so is a link-local source, which only a vSwitch's link
-		// can have brought this far.
-		unknown := []Rule{refuse(inSet(setName(b.f, setVPCs), d.addr), vpc.ReasonUnknownAddress)}
+		// Addresses without a profile: ours are refused, whatever has become of the sets; and so is a link-local source,
+		// which only a vSwitch's link can have brought this far.
+		var outside []Rule
 		if d.dir == vpc.Egress && b.f == vpc.IPv6 {
-			unknown = append(unknown, refuse(Match{Src: linkLocal6}, vpc.ReasonUnknownAddress))
+			outside = append(outside, refuse(Match{Src: linkLocal6}, vpc.ReasonUnknownAddress))
 		}
-		b.chain("mangle", d.unknown, append(unknown, Rule{Reason: vpc.ReasonSGOutside})...)
+		outside = append(outside, Rule{Reason: vpc.ReasonSGOutside})
+		ours := b.vpcTree("mangle", d.unknown, d.addr, b.s.VPCs, refuse(Match{}, vpc.ReasonUnknownAddress), outside...)
+		b.chain("mangle", d.unknown, append(ours, outside...)...)
 		b.chain("mangle", d.root, b.dispatch(d.root, d.unknown, d.dir)...)
 	}
 }
@@ -228,33 +230,21 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 		b.st.trees[dir] = t.nodes
 		return append(append(rules, inner...), miss)
 	}
-	type member struct {
-		addr netip.Addr
-		p    *profile
-	}
-	var members []member
+	var keys []rangeKey
 	for _, n := range b.s.Interfaces {
+		to := goTo(profileChain(b.c.profiles.byName[profileName(n.Groups)], dir))
 		for a := range n.Addrs {
 			if vpc.FamilyOf(a) == b.f {
-				members = append(members, member{a, b.c.profiles.byName[profileName(n.Groups)]})
+				keys = append(keys, rangeKey{hostPrefix(a), to})
 			}
 		}
 	}
-	slices.SortFunc(members, func(x, y member) int { return x.addr.Compare(y.addr) })
-	miss := goTo(unknown)
-	t := prefixTree[member]{
-		b: b, table: "mangle", root: root, miss: []Rule{miss},
-		addr: func(m member) netip.Addr { return m.addr },
-		match: func(p netip.Prefix) Match {
-			if dir == vpc.Egress {
-				return Match{Src: p}
-			}
-			return Match{Dst: p}
-		},
-		leaf: func(m member) Rule { return goTo(profileChain(m.p, dir)) },
+	by := "dst"
+	if dir == vpc.Egress {
+		by = "src"
 	}
-	rules, _ := t.node(members)
-	return append(rules, miss)
+	miss := goTo(unknown)
+	return append(b.newRangeTree("mangle", root, by, miss).rules(keys), miss)
 }
 
 func addrOf(v uint32) netip.Addr {

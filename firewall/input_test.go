@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"gatehouse/vpc"
@@ -25,6 +27,45 @@ func TestOutsidersReachNoSharedAddressOfAVSwitch(t *testing.T) {
 		p := vpc.Packet{Src: addr("198.51.100.9"), Dst: addr("198.51.100.1"), Protocol: vpc.ProtocolTCP, DstPort: 22}
 		if v := tracer.Trace(p, Path{In: "eth0", Local: true}); !v.Allowed {
 			t.Errorf("the gateway's own address: %s", stages(v))
+		}
+	}
+}
+
+// Whoever empties sets by hand opens nothing: without a profile an address of ours is refused, by rules that ask no set.
+func TestEmptiedSetsAdmitNothingNew(t *testing.T) {
+	for _, f := range []Features{everything(), bare()} {
+		s := snapshot(lab())
+		rs, err := Compile(s, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, emptied := range map[string]func(string) bool{
+			"all":                func(string) bool { return true },
+			"marks and ranges":   func(set string) bool { return strings.HasSuffix(set, "-mark") || strings.HasSuffix(set, "-vpcs") },
+			"marks":              func(set string) bool { return strings.HasSuffix(set, "-mark") },
+			"ranges and gateway": func(set string) bool { return !strings.HasSuffix(set, "-mark") },
+		} {
+			c := *rs
+			c.Sets = slices.Clone(rs.Sets)
+			for i := range c.Sets {
+				if emptied(c.Sets[i].Name) {
+					c.Sets[i].Members = nil
+				}
+			}
+			tracer := NewTracer(&c)
+			for _, w := range []way{
+				{in: "uplink", packet: "198.51.100.9 10.20.2.10 tcp/22"}, {in: "uplink", packet: "2001:db8::9 fd00:20:0:2::10 tcp/22"},
+				{in: "web", packet: "10.20.1.10 10.20.2.10 tcp/22"}, {in: "web", packet: "fd00:20:0:1::10 fd00:20:0:2::10 tcp/22"},
+				{in: "web", packet: "10.20.1.10 172.16.1.10 tcp/80"}, {in: "uplink", packet: "198.51.100.9 10.20.1.99 tcp/443"},
+			} {
+				p := w.resolve(t, s)
+				if vpc.Evaluate(s, p).Allowed {
+					t.Fatalf("%s is allowed anyhow", w.packet)
+				}
+				if v := tracer.Trace(p, PathOf(s, p)); v.Allowed {
+					t.Errorf("mapmark=%t, without %s: %s: %s", f.MapMark, name, w.packet, stages(v))
+				}
+			}
 		}
 	}
 }

@@ -45,14 +45,11 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 	if b.bindBySet(w) {
 		rules = append(rules, Rule{Match: inSet(bindSet(b.f, w), "src,src"), Reason: vpc.ReasonSpoofOK})
 	} else {
-		t := prefixTree[binding]{
-			b: b, table: "raw", root: "GH-SA", miss: []Rule{miss},
-			addr:  func(x binding) netip.Addr { return x.addr },
-			match: func(p netip.Prefix) Match { return Match{Src: p} },
-			leaf:  func(x binding) Rule { return Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK} },
+		var keys []rangeKey
+		for _, x := range bindings(w, b.f) {
+			keys = append(keys, rangeKey{hostPrefix(x.addr), Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK}})
 		}
-		inner, _ := t.node(bindings(w, b.f))
-		rules = append(rules, inner...)
+		rules = append(rules, b.newRangeTree("raw", "GH-SA", "src", miss).rules(keys)...)
 	}
 	b.chain("raw", spoofChain(w), append(rules, miss)...)
 }

@@ -302,13 +302,13 @@ func (w *walk) rule(r *Rule) (out outcome, done bool) {
 	return returned, false
 }
 
-// jump enters a chain to come back from it. A stage always comes back: the packet is lost, but the next stages are asked all
-// the same.
+// jump enters a chain to come back from it. On a forwarded packet's way it always comes back: the packet is lost, but the next
+// stages are asked all the same.
 func (w *walk) jump(name string) outcome {
 	before := w.stage
 	out := w.run(name)
 	w.stage = before
-	if _, stage := stageOf(name); stage {
+	if w.table == "mangle" && !w.path.Local {
 		return returned
 	}
 	return out

@@ -104,7 +104,8 @@ func TestTrace(t *testing.T) {
 		{"somebody else's MAC", way{in: "web", packet: "10.20.1.10 10.20.1.12 tcp/1", change: func(p *vpc.Packet) { p.SrcMAC = mac(3) }},
 			"DROP anti-spoof spoof.address, vpc vpc.same, nacl-egress nacl.same, nacl-ingress nacl.same, conntrack conntrack.new, sg-egress sg.inner, sg-ingress sg.inner"},
 		{"our address from outside", way{in: "uplink", packet: "10.20.1.10 10.20.2.10 tcp/5432"},
-			"DROP anti-spoof spoof.outside, DROP vpc link.foreign, nacl-egress nacl.outside, nacl-ingress nacl.none, conntrack conntrack.new"},
+			"DROP anti-spoof spoof.outside, DROP vpc link.foreign, nacl-egress nacl.outside, nacl-ingress nacl.none, conntrack conntrack.new, " +
+				"sg-egress sg.default.basic.egress, sg-ingress sg.rule sgr-00000000000000c1"},
 		{"another VPC", way{in: "web", packet: "10.20.1.10 172.16.1.10 tcp/80"},
 			"anti-spoof spoof.ok, DROP vpc vpc.isolated, nacl-egress nacl.entry nae-00000000000000b1, nacl-ingress nacl.none, conntrack conntrack.new, " +
 				"sg-egress sg.default.basic.egress, DROP sg-ingress sg.default.basic.ingress"},

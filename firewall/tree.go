@@ -101,8 +101,8 @@ func linkKey(s string) string {
 	return s
 }
 
-// prefixTree is a tree over 32-bit or 128-bit keys with a fan-out of four, path-compressed: addresses, or marks written
-// as if they were IPv4 addresses.
+// prefixTree is a tree over marks, written as if they were IPv4 addresses, with a fan-out of four, path-compressed. A mark that
+// comes or goes changes one or two nodes.
 type prefixTree[K comparable] struct {
 	b           *builder
 	table, root string
@@ -177,9 +177,7 @@ func (t *prefixTree[K]) keep(chain string, keys []K) bool {
 
 func (t *prefixTree[K]) rule(k K) Rule {
 	a, r := t.addr(k), t.leaf(k)
-	m := t.match(netip.PrefixFrom(a, a.BitLen()))
-	m.SrcMAC = r.Match.SrcMAC
-	r.Match = m
+	r.Match = t.match(netip.PrefixFrom(a, a.BitLen()))
 	return r
 }
 
@@ -194,7 +192,7 @@ func commonBits(a, b netip.Addr) int {
 	return len(x) * 8
 }
 
-// rangeTree is a tree over ranges of addresses that have nothing in common. However they lie, it is nearly as flat as it can
+// rangeTree is a tree over ranges of addresses, or single ones, that have nothing in common. However they lie, it is nearly as flat as it can
 // be: a node cuts the range with most keys in two until it has as many rules as it may have.
 type rangeTree struct {
 	b           *builder
@@ -213,9 +211,9 @@ type rangeKey struct {
 // newRangeTree returns a tree over sources or destinations. A node has as many rules as are cheaper than another level: the
 // kernel compares IPv4 addresses some fifteen times as fast as IPv6 addresses.
 func (b *builder) newRangeTree(table, root, dir string, miss ...Rule) *rangeTree {
-	t := &rangeTree{b: b, table: table, root: root, fanOut: 16, miss: miss}
+	t := &rangeTree{b: b, table: table, root: root, fanOut: 16 << b.flat, miss: miss}
 	if b.f == vpc.IPv6 {
-		t.fanOut = 8
+		t.fanOut = 8 << b.flat
 	}
 	t.match = func(p netip.Prefix) Match { return Match{Dst: p} }
 	if dir == "src" {

@@ -1,7 +1,9 @@
 package firewall
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"gatehouse/vpc"
@@ -104,34 +106,46 @@ func deepest(t *testing.T, vswitches int, f Features, family int) int {
 	return longest
 }
 
-// The nft backend's kernel refuses chains that lead into each other more than sixteen deep (NFT_JUMP_STACK_SIZE), by jump or goto.
+// scattered is a network whose IPv6 ranges lie as far from each other as can be: VPCs and vSwitches at powers of two.
+func scattered() *vpc.Spec {
+	at := func(high uint64) netip.Prefix {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], high)
+		return netip.PrefixFrom(netip.AddrFrom16(b), 64)
+	}
+	spec := &vpc.Spec{}
+	for i := range 41 {
+		base := uint64(0xfd) << 56
+		if i > 0 {
+			base |= 1 << (15 + i)
+		}
+		net4 := func(k, bits int) netip.Prefix { return netip.PrefixFrom(addrOf(uint32(10<<24|i<<16|k<<8)), bits) }
+		v := &vpc.VPCSpec{ID: fmt.Sprintf("vpc-%016x", i+1), Name: fmt.Sprintf("v%d", i), CIDRBlock: net4(0, 16), IPv6CIDRBlock: netip.PrefixFrom(at(base).Addr(), 48),
+			SecurityGroups: []*vpc.GroupSpec{{ID: fmt.Sprintf("sg-%016x", i+1), Name: "g", Type: vpc.GroupBasic, InnerAccess: vpc.Accept}}}
+		for k := range 17 {
+			p6 := at(base)
+			if k > 0 {
+				p6 = at(base | 1<<(k-1))
+			}
+			w := &vpc.VSwitchSpec{ID: fmt.Sprintf("vsw-%08x%08x", k+1, i+1), Name: fmt.Sprintf("w%d", k), CIDRBlock: net4(k, 24), IPv6CIDRBlock: p6,
+				Attach: vpc.AttachSpec{Bridge: fmt.Sprintf("b%d-%d", i, k)}}
+			v.VSwitches = append(v.VSwitches, w)
+			v.Instances = append(v.Instances, instance(i*1000+k+1, w.Name, fmt.Sprintf("10.%d.%d.9", i, k), p6.Addr().Next().Next().String(), "g"))
+		}
+		spec.VPCs = append(spec.VPCs, v)
+	}
+	return spec
+}
+
+// The nft backend's kernel refuses chains that lead into each other too deep.
 func TestChainsAreNotTooDeepForTheKernel(t *testing.T) {
-	const limit = 15 // below the kernel's own chain
-	for name, spec := range map[string]*vpc.Spec{"crowded": crowded(1000, 3), "many links with like names": named(1000), "many profiles": combinations(1900)} {
+	for name, spec := range map[string]*vpc.Spec{
+		"crowded": crowded(1000, 3), "many links with like names": named(1000), "many profiles": combinations(1900), "scattered": scattered(),
+	} {
 		for _, f := range []Features{everything(), bare()} {
-			rs := compile(t, spec, f)
-			for _, family := range rs.Families {
-				for _, table := range family.Tables {
-					deep := map[string]int{}
-					var depth func(string) int
-					depth = func(name string) int {
-						if n, ok := deep[name]; ok {
-							return n
-						}
-						most := 0
-						for _, r := range chainNamed(table.Chains, name).Rules {
-							if r.Target.Kind == Jump || r.Target.Kind == Goto {
-								most = max(most, depth(r.Target.Chain))
-							}
-						}
-						deep[name] = most + 1
-						return most + 1
-					}
-					for _, h := range table.Hooks {
-						if n := depth(h.Target); n > limit {
-							t.Errorf("%s, mapmark=%t: %s %s: chains are %d deep, the kernel takes %d", name, f.MapMark, family.Family, table.Name, n, limit)
-						}
-					}
+			for _, family := range compile(t, spec, f).Families {
+				if table, n := depthOf(family.Tables); n > maxDepth {
+					t.Errorf("%s, mapmark=%t: %s %s: chains are %d deep, the kernel takes %d", name, f.MapMark, family.Family, table, n, maxDepth)
 				}
 			}
 		}

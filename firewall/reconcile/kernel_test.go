@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -314,5 +315,20 @@ func TestAfterABootTheLinksAreClosedUntilASnapshotIsInForce(t *testing.T) {
 			t.Errorf("with rules in force: closed %v: %v", closed, err)
 		}
 		h.checkInForce(t)
+	})
+}
+
+// Trees grow and lose levels where the number of links passes what one chain asks one by one.
+func TestKernelTreesGrowAndShrink(t *testing.T) {
+	onKernel(t, func(t *testing.T, h *host) {
+		w := newWorld()
+		for revision, n := range []int{7, 8, 15, 16, 17, 16, 2} {
+			w.revision, w.switches = uint64(revision+1), nil
+			for i := range n {
+				w.switches = append(w.switches, fmt.Sprintf("s%d", i))
+			}
+			apply(t, h.loop, w)
+			h.checkInForce(t)
+		}
 	})
 }

@@ -213,7 +213,8 @@ func chainsOf(ts firewall.Tables, table string) []firewall.Chain {
 // byName finds chains, which stand in their table by name.
 func byName(c firewall.Chain, name string) int { return strings.Compare(c.Name, name) }
 
-// narrowed returns the changed chains that lose an accept, without the accepts that they gain.
+// narrowed returns the changed chains that lose an accept, without the accepts that they gain and without the ways to chains
+// that are still to come. The table refuses nothing, so it can only accept less.
 func narrowed(changed, before []firewall.Chain, f vpc.Family) []firewall.Chain {
 	var out []firewall.Chain
 	for _, c := range changed {
@@ -230,6 +231,11 @@ func narrowed(changed, before []firewall.Chain, f vpc.Family) []firewall.Chain {
 					continue
 				}
 				loses--
+			}
+			if to := r.Target.Chain; to != "" {
+				if _, there := slices.BinarySearchFunc(before, to, byName); !there {
+					continue
+				}
 			}
 			kept.Rules = append(kept.Rules, r)
 		}

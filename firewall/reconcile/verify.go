@@ -37,12 +37,19 @@ func (l *Loop) Verify(ctx context.Context) (differing []string, err error) {
 	return differing, err
 }
 
-// InForce returns nil when the kernel carries exactly the ruleset that Current returns, at this moment. It reads everything
-// back only if somebody may have changed something since it was last known.
+// InForce returns nil when the kernel carries exactly the ruleset that Current returns, at this moment. It reads the sets back,
+// and the rules only if somebody may have changed some since they were last known.
 func (l *Loop) InForce(ctx context.Context) error {
 	var differing []string
 	err := l.do(ctx, func(ctx context.Context) (err error) {
 		if l.force.Load() != nil && l.writer.carries != nil && l.writer.certain(ctx) {
+			sets, err := l.opt.IPSet.Read(ctx)
+			if err != nil {
+				return err
+			}
+			for _, name := range ipset.Diff(sets, l.writer.carries.Sets) {
+				differing = append(differing, "set "+name)
+			}
 			return nil
 		}
 		differing, err = l.verify(ctx)
