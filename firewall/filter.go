@@ -17,9 +17,9 @@ func (b *builder) filter() {
 	accept := Rule{Target: Target{Kind: Accept}}
 
 	if len(b.ranged) > 0 {
-		vpcs, to := slices.Collect(maps.Keys(b.byVPC())), goTo("GH-AT")
+		vpcs, to := slices.Collect(maps.Keys(b.byVPC())), goTo(chainAcceptTo)
 		b.chain("filter", chainAccept, append(b.vpcTree("filter", chainAccept, "src", vpcs, accept, to), to)...)
-		b.chain("filter", "GH-AT", b.vpcTree("filter", "GH-AT", "dst", vpcs, accept)...)
+		b.chain("filter", chainAcceptTo, b.vpcTree("filter", chainAcceptTo, "dst", vpcs, accept)...)
 		b.hook("filter", "FORWARD", chainAccept)
 	}
 
@@ -30,7 +30,7 @@ func (b *builder) filter() {
 	if b.f == vpc.IPv6 {
 		redirect = icmpType(b.f, icmp6Redirect)
 	}
-	b.chain("filter", "GH-OR", b.linkTree("filter", "GH-OR", true, b.linkNames, perLink(Rule{Target: Target{Kind: Drop}}))...)
-	b.chain("filter", chainOutput, Rule{Match: redirect, Target: Target{Kind: Goto, Chain: "GH-OR"}})
+	b.chain("filter", chainRedirect, b.linkTree("filter", chainRedirect, true, b.linkNames, perLink(Rule{Target: Target{Kind: Drop}}))...)
+	b.chain("filter", chainOutput, Rule{Match: redirect, Target: Target{Kind: Goto, Chain: chainRedirect}})
 	b.hook("filter", "OUTPUT", chainOutput)
 }

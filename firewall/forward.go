@@ -25,9 +25,9 @@ func (b *builder) forward() {
 			goTo(chainState))
 		b.chain("mangle", chainOther,
 			jump(chainOthers),
-			Rule{Match: Match{Mark: &other}, Target: Target{Kind: Goto, Chain: "GH-XL"}},
+			Rule{Match: Match{Mark: &other}, Target: Target{Kind: Goto, Chain: chainLeft}},
 			goTo(chainState))
-		b.chain("mangle", "GH-XL", Rule{Target: Target{Kind: SetMark, Mark: none}})
+		b.chain("mangle", chainLeft, Rule{Target: Target{Kind: SetMark, Mark: none}})
 		isOther := Rule{Target: Target{Kind: SetMark, Mark: other}}
 		b.chain("mangle", chainSwitches, append(b.switchTree("mangle", chainSwitches, "src", b.ranged, fromChain, isOther), isOther)...)
 		b.chain("mangle", chainState, b.state()...)
@@ -151,9 +151,9 @@ func (b *builder) others() {
 	var rules []Rule
 	if len(b.linkNames) > 0 {
 		forged, nobodys := refuse(Match{}, vpc.ReasonSpoofAddress), refuse(Match{}, vpc.ReasonUnknownAddress)
-		b.chain("mangle", "GH-XI", b.linkTree("mangle", "GH-XI", false, b.linkNames, perLink(forged))...)
-		b.chain("mangle", "GH-XO", b.linkTree("mangle", "GH-XO", true, b.linkNames, perLink(nobodys))...)
-		rules = append(rules, jump("GH-XI"), jump("GH-XO"))
+		b.chain("mangle", chainForged, b.linkTree("mangle", chainForged, false, b.linkNames, perLink(forged))...)
+		b.chain("mangle", chainNobodys, b.linkTree("mangle", chainNobodys, true, b.linkNames, perLink(nobodys))...)
+		rules = append(rules, jump(chainForged), jump(chainNobodys))
 	}
 	b.chain("mangle", chainNeither, append(rules,
 		Rule{Match: notInSet(setName(b.f, setVPCs), "dst"), Reason: vpc.ReasonNotOurs},

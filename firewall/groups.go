@@ -192,7 +192,7 @@ func (b *builder) groupStages() {
 	for _, d := range []struct {
 		root, unknown, addr string
 		dir                 vpc.Direction
-	}{{chainEgress, "GH-EX", "src", vpc.Egress}, {chainIngress, "GH-IX", "dst", vpc.Ingress}} {
+	}{{chainEgress, chainEgressNone, "src", vpc.Egress}, {chainIngress, chainIngressNone, "dst", vpc.Ingress}} {
 		// Addresses without a profile: ours are refused, whatever has become of the sets; and so is a link-local source,
 		// which only a vSwitch's link can have brought this far.
 		var outside []Rule

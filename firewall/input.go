@@ -11,7 +11,7 @@ const dnsPort = 53
 // input adds mangle INPUT: what instances may reach on the gateway itself. It stands in mangle, so that nobody's ACCEPT goes
 // round it. The gateway's own traffic to its guests is not filtered.
 func (b *builder) input() {
-	outside := Rule{Target: Target{Kind: Goto, Chain: "GH-HX"}}
+	outside := Rule{Target: Target{Kind: Goto, Chain: chainHostOutside}}
 	rules := []Rule{{Match: Match{In: "lo"}}}
 	rules = append(rules, b.linkTree("mangle", chainInput, false, b.linkNames, func(name string) []Rule {
 		return []Rule{{Target: Target{Kind: Goto, Chain: hostChain(b.byLink[name].VPC)}}}
@@ -31,7 +31,7 @@ func (b *builder) input() {
 			}
 		}
 	}
-	b.chain("mangle", "GH-HX", append(others, refuse(Match{}, vpc.ReasonHostOutside))...)
+	b.chain("mangle", chainHostOutside, append(others, refuse(Match{}, vpc.ReasonHostOutside))...)
 
 	done := map[*vpc.VPC]bool{}
 	for _, w := range b.switches {
@@ -41,8 +41,8 @@ func (b *builder) input() {
 		}
 	}
 	if len(b.switches) > 0 {
-		b.chain("mangle", "GH-HS", b.services()...)
-		b.chain("mangle", "GH-HM", append(b.essentials(), Rule{Target: Target{Kind: Drop}, Reason: vpc.ReasonHostClosed})...)
+		b.chain("mangle", chainHostServices, b.services()...)
+		b.chain("mangle", chainHostMany, append(b.essentials(), Rule{Target: Target{Kind: Drop}, Reason: vpc.ReasonHostClosed})...)
 	}
 }
 
@@ -53,7 +53,7 @@ func gatewaySet(f vpc.Family, v *vpc.VPC) string { return setName(f, setGateways
 // hostRules sort what enters by a vSwitch of the VPC by whom it is addressed to.
 func (b *builder) hostRules(v *vpc.VPC) []Rule {
 	rules := b.replies()
-	offered, many := Target{Kind: Goto, Chain: "GH-HS"}, Target{Kind: Goto, Chain: "GH-HM"}
+	offered, many := Target{Kind: Goto, Chain: chainHostServices}, Target{Kind: Goto, Chain: chainHostMany}
 	rules = append(rules, Rule{Match: inSet(gatewaySet(b.f, v), "dst"), Target: offered})
 	if b.f == vpc.IPv6 {
 		// fe80::1, and the address that the link has by itself.

@@ -22,29 +22,42 @@ const (
 	chainMSS      = "GH-MSS"   // mangle POSTROUTING
 	chainNAT      = "GH-NAT"   // nat POSTROUTING
 
-	chainSwitches  = "GH-W"   // by source: which vSwitch's range it is from
-	chainFrom      = "GH-F-"  // + vSwitch: from its range
-	chainVPC       = "GH-V-"  // + VPC: where its packets may go
-	chainInside    = "GH-VI-" // + vSwitch: to its range, from inside its VPC
-	chainElsewhere = "GH-VE-" // + VPC: to none of its vSwitches
-	chainLeaving   = "GH-VL"  // out of a VPC
-	chainUplinks   = "GH-VU"  // and into no other
-	chainStays     = "GH-S"   // inside a vSwitch
-	chainTo        = "GH-T-"  // + vSwitch: to its range, from no vSwitch's
-	chainEntering  = "GH-VO"  // from outside into a VPC
-	chainSource    = "GH-SRC" // sources that are never forwarded
-	chainOther     = "GH-X"   // from no vSwitch's range
-	chainOthers    = "GH-XT"  // by destination: to which vSwitch's range it is
-	chainNeither   = "GH-XN"  // to none
-	chainAstray    = "GH-XA"  // into a VPC, but by no vSwitch's link
-	chainACLOut    = "GH-NO-" // + ACL: leaving a vSwitch that has it
-	chainACLIn     = "GH-NI-" // + ACL: entering one
-	chainToACL     = "GH-NV-" // + VPC: finds the ACL of the vSwitch that is entered
-	chainState     = "GH-CT"  // known flows; the groups for all others
-	chainEgress    = "GH-EG"  // by profile of the source
-	chainIngress   = "GH-IN"  // by profile of the destination
-	chainProfileEg = "GH-O-"  // + profile
-	chainProfileIn = "GH-I-"  // + profile
+	chainSwitches    = "GH-W"   // by source: which vSwitch's range it is from
+	chainFrom        = "GH-F-"  // + vSwitch: from its range
+	chainVPC         = "GH-V-"  // + VPC: where its packets may go
+	chainInside      = "GH-VI-" // + vSwitch: to its range, from inside its VPC
+	chainElsewhere   = "GH-VE-" // + VPC: to none of its vSwitches
+	chainLeaving     = "GH-VL"  // out of a VPC
+	chainUplinks     = "GH-VU"  // and into no other
+	chainStays       = "GH-S"   // inside a vSwitch
+	chainTo          = "GH-T-"  // + vSwitch: to its range, from no vSwitch's
+	chainEntering    = "GH-VO"  // from outside into a VPC
+	chainSource      = "GH-SRC" // sources that are never forwarded
+	chainOther       = "GH-X"   // from no vSwitch's range
+	chainOthers      = "GH-XT"  // by destination: to which vSwitch's range it is
+	chainNeither     = "GH-XN"  // to none
+	chainAstray      = "GH-XA"  // into a VPC, but by no vSwitch's link
+	chainACLOut      = "GH-NO-" // + ACL: leaving a vSwitch that has it
+	chainACLIn       = "GH-NI-" // + ACL: entering one
+	chainToACL       = "GH-NV-" // + VPC: finds the ACL of the vSwitch that is entered
+	chainState       = "GH-CT"  // known flows; the groups for all others
+	chainEgress      = "GH-EG"  // by profile of the source
+	chainIngress     = "GH-IN"  // by profile of the destination
+	chainEgressNone  = "GH-EX"  // a source without a profile
+	chainIngressNone = "GH-IX"  // a destination without one
+	chainProfileEg   = "GH-O-"  // + profile
+	chainProfileIn   = "GH-I-"  // + profile
+
+	chainAcceptTo     = "GH-AT" // to a VPC's range
+	chainRedirect     = "GH-OR" // redirects
+	chainLeft         = "GH-XL" // none of ours: left alone
+	chainForged       = "GH-XI" // by a vSwitch's link, but not from its range
+	chainNobodys      = "GH-XO" // to a vSwitch's link, but not to its range
+	chainHostOutside  = "GH-HX" // to the gateway, by no vSwitch's link
+	chainHostServices = "GH-HS" // to an address of the gateway
+	chainHostMany     = "GH-HM" // to an address for many
+	chainNoSource     = "GH-SU" // raw: from nobody yet
+	chainBindings     = "GH-SA" // raw: addresses and their MACs, where they are rules
 )
 
 // maxChainName is what the kernel leaves for a chain's name (XT_EXTENSION_MAXNAMELEN, its final NUL apart).

@@ -27,7 +27,7 @@ func (b *builder) spoof() {
 		b.chain("raw", frameChain(w), b.groupFrame(w)...)
 	}
 	if len(b.switches) > 0 {
-		b.chain("raw", "GH-SU", b.unspecifiedSource()...)
+		b.chain("raw", chainNoSource, b.unspecifiedSource()...)
 	}
 }
 
@@ -49,7 +49,7 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 		for _, x := range bindings(w, b.f) {
 			keys = append(keys, rangeKey{hostPrefix(x.addr), Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK}})
 		}
-		rules = append(rules, b.newRangeTree("raw", "GH-SA", "src", miss).rules(keys)...)
+		rules = append(rules, b.newRangeTree("raw", chainBindings, "src", miss).rules(keys)...)
 	}
 	b.chain("raw", spoofChain(w), append(rules, miss)...)
 }
@@ -61,7 +61,7 @@ func (b *builder) strangeSource(w *vpc.VSwitch) []Rule {
 	if b.f == vpc.IPv6 {
 		unspecific, never = unspecific6, []netip.Prefix{loopback6, multicast6}
 	}
-	rules = append(rules, Rule{Match: Match{Src: unspecific}, Target: Target{Kind: Goto, Chain: "GH-SU"}})
+	rules = append(rules, Rule{Match: Match{Src: unspecific}, Target: Target{Kind: Goto, Chain: chainNoSource}})
 	if b.f == vpc.IPv6 {
 		chain := "GH-SL-" + key(w.ID)
 		b.chain("raw", chain, linkLocalSource(w)...)

@@ -11,8 +11,8 @@ import (
 )
 
 // Dispatch over many keys goes through trees of chains, so that a packet asks a handful of rules whatever their number.
-// A tree is entered at its root chain and walked by goto. An inner node that has no answer ends with the tree's miss
-// rules: without them a packet would fall out of the tree and pass. Adding a key changes one or two nodes.
+// A tree is entered at its root chain and walked by goto. An inner node that has no answer ends with the tree's miss rules; a
+// tree without them is one that a packet may fall out of, because it only picks what it knows.
 
 // linearLinks is the number of links up to which one chain asks for them one by one.
 const linearLinks = 16
