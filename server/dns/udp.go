@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 		return err
 	}
 	var failure error
+	var pace moderation
 	err = raw.Read(func(fd uintptr) bool {
 		b := batches.Get().(*batch)
 		defer batches.Put(b)
@@ -114,6 +116,7 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn, vpcID string) 
 				couples = false
 			}
 			if n < batchSize {
+				pause(pace.wait(n, time.Now()))
 				return false // nothing is left; what comes from now on wakes us
 			}
 		}
