@@ -55,11 +55,6 @@ func (r results) add(workload, server, key string, value float64) {
 
 func (r results) of(workload, server, key string) series { return r[[3]string{workload, server, key}] }
 
-func (r results) last(workload, server, key string) float64 {
-	s := r.of(workload, server, key)
-	return s[len(s)-1]
-}
-
 // figure is one thing that gatehouse promises: a ratio to a peer, or with no peer an amount.
 type figure struct {
 	name          string

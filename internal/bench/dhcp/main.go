@@ -103,13 +103,11 @@ type workload struct {
 
 var workloads = []workload{
 	{"most", []string{gatehouse, kea, isc}, func(b *bench, ctx context.Context, server string) error {
-		return b.exchanges(ctx, "most", server, fewClients, 0)
+		return b.most(ctx, "most", server, fewClients)
 	}},
-	{"steady", []string{gatehouse, kea}, func(b *bench, ctx context.Context, server string) error {
-		return b.exchanges(ctx, "steady", server, fewClients, steadyRate)
-	}},
+	{"steady", []string{gatehouse, kea}, (*bench).steady},
 	{"new", []string{gatehouse, kea, dnsmasq}, func(b *bench, ctx context.Context, server string) error {
-		return b.exchanges(ctx, "new", server, manyClients, 0)
+		return b.most(ctx, "new", server, manyClients)
 	}},
 	{"overload", []string{gatehouse}, (*bench).overload},
 	{"enrol", []string{gatehouse}, (*bench).enrolments},
