@@ -28,6 +28,7 @@ type fakeKernel struct {
 	flows  []conntrack.Flow
 	ops    []string // what was done, in order
 	writes []string // the text of every transaction
+	others int      // what others have changed
 
 	// fail is asked before every operation, after before was called. Both may be nil.
 	fail   func(op string) error
@@ -152,6 +153,7 @@ func (d *fakeIPTables) Read(ctx context.Context, f vpc.Family) (iptables.State, 
 // Generation is another number for every other content.
 func (d *fakeIPTables) Generation(context.Context) (uint32, bool, error) {
 	h := fnv.New32a()
+	d.k().lock(func() { fmt.Fprint(h, d.k().others) })
 	for _, f := range vpc.Families() {
 		text, err := json.Marshal(d.k().state().tables[f])
 		if err != nil {

@@ -56,11 +56,12 @@ const (
 	// hearPause is how long others may go on changing rules before they are looked at: a program that reloads its own makes
 	// several changes in a row.
 	hearPause = 10 * time.Millisecond
-	// hearShare is the pause after a verification before the next one that a change of others asks for, in times of its length:
-	// 10 % of one CPU.
+	// hearShare is how many times longer than verifications what lies between them is, where changes of others ask for them: 10 %
+	// of one CPU.
 	hearShare = 10
-	// repairPause is how long after a repair everything is looked at again at the earliest.
-	repairPause = 200 * time.Millisecond
+	// hearBurst is how long verifications may take before there is any such pause. A program that loads its rules anew changes
+	// some of them many times, and any of these changes may be the one that removes ours.
+	hearBurst = 3 * time.Second
 
 	repairBurst    = 10          // repairs in a row
 	repairInterval = time.Minute // then one in this time: without one, what others have removed is not refused
@@ -115,8 +116,7 @@ type Loop struct {
 	refuseFrom time.Time     // when RefuseMidStream begins; zero until rules are in force
 	failing    *failure
 	verifyAt   time.Time
-	verified   time.Time     // when the last verification ended
-	verifyTook time.Duration // and how long it took
+	looked     effort // what verifications have taken
 	repairs    bucket
 }
 
@@ -262,10 +262,14 @@ func (l *Loop) hear(ctx context.Context) {
 	if l.force.Load() == nil || l.writer.carries != nil && l.writer.certain(ctx) {
 		return
 	}
-	at := l.now().Add(hearPause)
-	if rested := l.verified.Add(hearShare * l.verifyTook); at.Before(rested) {
-		at = rested
-	}
+	l.verifyBy(l.lookAgain())
+}
+
+// lookAgain returns when everything may be looked at again at the earliest because others change rules.
+func (l *Loop) lookAgain() time.Time { return l.now().Add(max(hearPause, l.looked.pause(l.now()))) }
+
+// verifyBy brings the next verification forward.
+func (l *Loop) verifyBy(at time.Time) {
 	if at.Before(l.verifyAt) {
 		l.verifyAt = at
 	}

@@ -31,7 +31,7 @@ var ErrNothing = errors.New("no revision is in force")
 // Verify reads everything back and returns what is missing, changed or too much; it repairs nothing.
 func (l *Loop) Verify(ctx context.Context) (differing []string, err error) {
 	err = l.do(ctx, func(ctx context.Context) (err error) {
-		differing, err = l.verify(ctx)
+		differing, err = l.inspect(ctx)
 		return err
 	})
 	return differing, err
@@ -52,7 +52,7 @@ func (l *Loop) InForce(ctx context.Context) error {
 			}
 			return nil
 		}
-		differing, err = l.verify(ctx)
+		differing, err = l.inspect(ctx)
 		return err
 	})
 	if err == nil && len(differing) > 0 {
@@ -118,6 +118,17 @@ func Close(ctx context.Context, rules IPTables, sets IPSet, links ...string) (bo
 	return true, w.write(ctx, firewall.Base(firewall.Features{}, links...), nil)
 }
 
+// inspect is verify for somebody who repairs nothing: what he finds is repaired when it would have been without him, however
+// often he asks.
+func (l *Loop) inspect(ctx context.Context) ([]string, error) {
+	planned := l.verifyAt
+	differing, err := l.verify(ctx)
+	if len(differing) > 0 {
+		l.verifyBy(planned)
+	}
+	return differing, err
+}
+
 // verify reads everything and compares it with what is in force.
 func (l *Loop) verify(ctx context.Context) ([]string, error) {
 	f := l.force.Load()
@@ -142,8 +153,8 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 		l.stands()
 	}
 	now := l.now()
-	l.verified, l.verifyTook = now, now.Sub(start)
-	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*l.verifyTook))
+	l.looked.add(now, now.Sub(start))
+	l.verifyAt = now.Add(max(l.opt.VerifyInterval, l.share*now.Sub(start)))
 	l.count(func(s *Status) {
 		s.Verifies++
 		s.LastVerify, s.LastVerifyTook = now, now.Sub(start)
@@ -191,7 +202,7 @@ func (l *Loop) verifyAndRepair(ctx context.Context) {
 	}
 	if l.opt.Changes != nil {
 		// Who has changed something may not be done yet, and what he did while we wrote looks like our own.
-		l.verifyAt = l.now().Add(max(repairPause, hearShare*l.verifyTook))
+		l.verifyAt = l.lookAgain()
 	}
 }
 
@@ -221,6 +232,26 @@ func (l *Loop) repair(ctx context.Context, differing []string) error {
 		s.Repairs++
 	})
 	return err
+}
+
+// effort is the time that something has taken of late: it is forgotten hearShare times more slowly than it passes.
+type effort struct {
+	sum time.Duration
+	at  time.Time // when it was sum
+}
+
+// add counts what has just been done.
+func (e *effort) add(now time.Time, took time.Duration) {
+	e.sum, e.at = e.left(now.Add(-took))+took, now
+}
+
+func (e *effort) left(now time.Time) time.Duration {
+	return max(0, e.sum-now.Sub(e.at)/hearShare)
+}
+
+// pause returns how long to wait until it may be done again.
+func (e *effort) pause(now time.Time) time.Duration {
+	return max(0, e.left(now)-hearBurst) * hearShare
 }
 
 // bucket limits how often something happens: size times at once, then once every so often.

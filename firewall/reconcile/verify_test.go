@@ -121,22 +121,28 @@ func TestTwoProgramsThatUndoEachOthersWorkDoNotSpin(t *testing.T) {
 	})
 }
 
+// hearing runs a loop that is told of changes, and verifies by itself once an hour only.
+func hearing(t *testing.T, k *fakeKernel) (l *Loop, changes chan<- struct{}) {
+	c := make(chan struct{}, 1)
+	opt := k.drivers()
+	opt.Changes, opt.VerifyInterval = c, time.Hour
+	l = New(opt)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return l, c
+}
+
 func TestWhatOthersRemoveIsRepairedAsSoonAsItIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		changes := make(chan struct{}, 1)
 		k := newFakeKernel()
-		opt := k.drivers()
-		opt.Changes, opt.VerifyInterval = changes, time.Hour
-		l := New(opt)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- l.Run(ctx) }()
-		defer func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}()
+		l, changes := hearing(t, k)
 		w := newWorld()
 		changes <- struct{}{} // before anything is in force
 		apply(t, l, w)
@@ -146,15 +152,87 @@ func TestWhatOthersRemoveIsRepairedAsSoonAsItIsHeard(t *testing.T) {
 		if n := l.Status().Verifies; n > 1 {
 			t.Errorf("%d verifications though nobody else has changed anything", n)
 		}
-		for range 3 {
+		for _, pause := range []time.Duration{0, hearPause, time.Second} { // as a program that loads its rules in several steps
 			k.lock(func() { k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil })
 			changes <- struct{}{}
 			pass(2 * hearPause)
 			checkCarries(t, k, w, true)
-			pass(time.Second)
+			pass(pause)
 		}
 		if n := l.Status().Repairs; n != 3 {
 			t.Errorf("%d repairs, want 3", n)
+		}
+	})
+}
+
+func TestWhoAsksWhetherTheKernelDiffersDoesNotPutOffItsRepair(t *testing.T) {
+	for name, ask := range map[string]func(*Loop, context.Context) error{
+		"what differs": func(l *Loop, ctx context.Context) error {
+			differing, err := l.Verify(ctx)
+			return errors.Join(err, &DriftError{differing})
+		},
+		"whether it is in force": (*Loop).InForce,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newFakeKernel()
+				l, changes := hearing(t, k)
+				w := newWorld()
+				apply(t, l, w)
+				pass(midStreamGrace)
+				k.lock(func() { k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil })
+				changes <- struct{}{}
+				synctest.Wait()
+				var drift *DriftError
+				if err := ask(l, t.Context()); !errors.As(err, &drift) || len(drift.What) == 0 {
+					t.Errorf("it differs, and %v is said", err)
+				}
+				pass(2 * hearPause)
+				checkCarries(t, k, w, true)
+			})
+		})
+	}
+}
+
+// Whoever changes rules all the time, without touching ours, costs a tenth of a CPU; whoever does it for a moment is looked
+// at after every change.
+func TestLookingAtWhatOthersChangeTakesATenthOfACPU(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took = 50 * time.Millisecond
+		k := newFakeKernel()
+		l, changes := hearing(t, k)
+		apply(t, l, newWorld())
+		pass(time.Minute)
+		k.lock(func() {
+			k.before = func(op string) {
+				if op == "read ipv6" {
+					<-time.After(took)
+				}
+			}
+		})
+		change := func() {
+			k.lock(func() { k.others++ })
+			select {
+			case changes <- struct{}{}:
+			default: // told already
+			}
+		}
+		before := l.Status().Verifies
+		const moment = 10
+		for range moment {
+			change()
+			pass(took + 2*hearPause)
+		}
+		if n := l.Status().Verifies - before; n != moment {
+			t.Errorf("%d changes in a moment were looked at %d times", moment, n)
+		}
+		for range int(time.Hour / took) {
+			change()
+			pass(took)
+		}
+		most := uint64((time.Hour/hearShare + hearBurst) / took)
+		if n := l.Status().Verifies - before; n > most+moment || n < most/2 {
+			t.Errorf("%d verifications in an hour, want at most %d", n, most)
 		}
 	})
 }
