@@ -31,8 +31,8 @@ func (w *VSwitchSpec) poolRange() AddrRange {
 
 // choose returns the address of a family that the MAC gets in the vSwitch, and false when none is free. It starts where
 // the MAC's hash points and probes linearly, so that a MAC tends to get the address that it had before, whoever came
-// first; the same inputs give the same choice.
-func (w *VSwitchSpec) choose(f Family, mac MAC, taken func(netip.Addr) bool) (netip.Addr, bool) {
+// first; the same inputs give the same choice. Prefixes that are somebody's are passed over as a whole.
+func (w *VSwitchSpec) choose(f Family, mac MAC, taken func(netip.Addr) bool, delegated func(netip.Prefix) bool) (netip.Addr, bool) {
 	h := fnv.New64a()
 	h.Write(mac[:])
 	start := h.Sum64()
@@ -50,12 +50,16 @@ func (w *VSwitchSpec) choose(f Family, mac MAC, taken func(netip.Addr) bool) (ne
 	}
 	b := w.IPv6CIDRBlock.Addr().As16()
 	// A /64 never fills up: among so many more probes than an interface's group may have members one is free.
-	for i := range uint64(1 << 20) {
-		binary.BigEndian.PutUint64(b[8:], start+i)
+	for range 1 << 20 {
+		binary.BigEndian.PutUint64(b[8:], start)
 		a := netip.AddrFrom16(b)
-		if !w.Reserved(a) && !taken(a) {
+		switch {
+		case delegated(delegatedTo(a)):
+			start |= 1<<(128-DelegatedBits) - 1
+		case !w.Reserved(a) && !taken(a):
 			return a, true
 		}
+		start++
 	}
 	return netip.Addr{}, false
 }

@@ -155,10 +155,14 @@ func (m *merger) addresses(a *addressing, next, cur *VPCSpec) {
 		return
 	}
 	taken := make(map[netip.Addr]struct{}, 2*len(next.Instances))
+	delegated := map[netip.Prefix]bool{}
 	for _, inst := range next.Instances {
 		for _, n := range inst.Interfaces {
 			for ip := range n.Addrs {
 				taken[ip] = struct{}{}
+			}
+			for _, p := range n.IPv6Prefixes {
+				delegated[p] = true
 			}
 		}
 	}
@@ -166,13 +170,14 @@ func (m *merger) addresses(a *addressing, next, cur *VPCSpec) {
 		_, yes := taken[ip]
 		return yes || m.opt.inUse(ip)
 	}
+	isDelegated := func(p netip.Prefix) bool { return delegated[p] }
 	slices.SortStableFunc(todo, func(x, y pending) int {
 		return cmp.Or(bytes.Compare(x.iface.MAC[:], y.iface.MAC[:]), cmp.Compare(x.path.parent.key, y.path.parent.key))
 	})
 	for _, t := range todo {
 		n := t.iface
 		if !n.PrivateIP.IsValid() {
-			ip, ok := t.in.choose(IPv4, n.MAC, isTaken)
+			ip, ok := t.in.choose(IPv4, n.MAC, isTaken, isDelegated)
 			if ok {
 				n.PrivateIP = ip
 				taken[ip] = struct{}{}
@@ -181,7 +186,7 @@ func (m *merger) addresses(a *addressing, next, cur *VPCSpec) {
 			}
 		}
 		for range t.in.missing6(n) {
-			ip, ok := t.in.choose(IPv6, n.MAC, isTaken)
+			ip, ok := t.in.choose(IPv6, n.MAC, isTaken, isDelegated)
 			if !ok {
 				m.problems.Add(t.path.String()+".ipv6Addresses", "%v in vswitch %q (%s)", ErrPoolExhausted, t.in.Name, t.in.IPv6CIDRBlock)
 				break

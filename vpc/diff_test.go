@@ -51,6 +51,7 @@ func TestDiff(t *testing.T) {
 			v.PrefixLists[0].Entries = append(v.PrefixLists[0].Entries, px("192.0.2.0/24"))
 			slices.Reverse(v.NetworkACLs[0].Egress)
 			nic(v).PrivateIP, nic(v).SecurityGroups, nic(v).IPv6Addresses = ip("10.20.1.20"), []string{"closed"}, append(nic(v).IPv6Addresses, ip("fd00:20:0:1::11"))
+			nic(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:4::/80"), px("fd00:20:0:1:9::/80")}
 			v.Instances[1].PrivateDNS.IPARecord = false
 			zone(v).Records[0].TTL = 5
 			v.Forwarders[0].Servers = append(v.Forwarders[0].Servers, "192.0.2.54:5353")

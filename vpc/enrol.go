@@ -68,13 +68,13 @@ func enrol(current *Spec, h Host, req EnrolRequest, opt ApplyOptions) (*Spec, *I
 	}
 
 	n := &InterfaceSpec{ID: opt.newID(prefixInterface), MAC: req.MAC, VSwitch: w.Name, SecurityGroups: groups}
-	ip, ok := w.choose(IPv4, req.MAC, func(ip netip.Addr) bool { return a.free4.taken(ip) || opt.inUse(ip) })
+	ip, ok := w.choose(IPv4, req.MAC, func(ip netip.Addr) bool { return a.free4.taken(ip) || opt.inUse(ip) }, a.delegated)
 	if !ok {
 		return nil, nil, fmt.Errorf("%w in vswitch %q (%s)", ErrPoolExhausted, w.Name, w.poolName())
 	}
 	n.PrivateIP = ip
 	if w.IPv6CIDRBlock.IsValid() {
-		ip, ok := w.choose(IPv6, req.MAC, func(ip netip.Addr) bool { return a.taken6(ip) || opt.inUse(ip) })
+		ip, ok := w.choose(IPv6, req.MAC, func(ip netip.Addr) bool { return a.taken6(ip) || opt.inUse(ip) }, a.delegated)
 		if !ok {
 			return nil, nil, fmt.Errorf("%w in vswitch %q (%s)", ErrPoolExhausted, w.Name, w.IPv6CIDRBlock)
 		}
@@ -128,13 +128,19 @@ type arrival struct {
 	free4     poolMap
 	members   []groupUse // of the enrollment groups, in their order
 	addresses int
+	prefixes  map[netip.Prefix]bool // of interfaces; nil: none
 }
 
 func (a *arrival) see(n *InterfaceSpec, groups []string) {
-	k := 0
+	k := n.holdings()
 	for ip := range n.Addrs {
-		k++
 		a.free4.take(ip)
+	}
+	for _, p := range n.IPv6Prefixes {
+		if a.prefixes == nil {
+			a.prefixes = map[netip.Prefix]bool{}
+		}
+		a.prefixes[p] = true
 	}
 	a.addresses += k
 	for i, g := range groups {
@@ -144,6 +150,8 @@ func (a *arrival) see(n *InterfaceSpec, groups []string) {
 		}
 	}
 }
+
+func (a *arrival) delegated(p netip.Prefix) bool { return a.prefixes[p] }
 
 // taken6 looks through the vSwitch again: with addresses from a hash over 64 bits a second look is hardly ever needed.
 func (a *arrival) taken6(ip netip.Addr) bool {

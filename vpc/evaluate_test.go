@@ -58,6 +58,32 @@ func TestAntiSpoof(t *testing.T) {
 	})
 }
 
+// What is behind an instance, in a prefix delegated to it, is the instance's.
+func TestDelegatedPrefixes(t *testing.T) {
+	const has = "web-1 has fd00:20:0:1:5::/80\n db-1 has fd00:20:0:2:5::/80\n"
+	const rules = has + `
+		group app basic drop
+		group db basic drop
+		web-1 in app
+		db-1 in db
+		db: ingress accept tcp 5432 sg:app
+		db: ingress accept tcp 80 {any} of fd00:20:0:2:5::/80`
+	runPolicyTests(t, []Family{IPv6}, []policyTest{
+		{"an instance sends from its prefix", has, "behind.web-1 > internet tcp/443", "pass anti-spoof spoof.ok"},
+		{"nobody sends from beside the prefix", has, "beside.web-1 > internet tcp/443 via=web mac=web-1", "drop anti-spoof spoof.address"},
+		{"nobody sends from a neighbour's prefix", has, "behind.web-1 > internet tcp/443 mac=web-2", "drop anti-spoof spoof.address"},
+		{"nobody sends from a prefix on another vSwitch", has, "behind.web-1 > internet tcp/443 via=db mac=web-1", "drop anti-spoof spoof.address"},
+		{"the uplink does not forge what is in a prefix", has, "behind.web-1 > db-1 tcp/443 via=uplink", "drop anti-spoof spoof.outside"},
+		{"without the prefix nobody sends from it", "", "behind.web-1 > internet tcp/443 via=web mac=web-1", "drop anti-spoof spoof.address"},
+		{"a group is also what its members have behind them", rules, "behind.web-1 > db-1 tcp/5432", "accept sg-ingress sg.rule r1"},
+		{"the groups of the instance judge what goes behind it", rules, "behind.web-1 > behind.db-1 tcp/5432", "accept sg-ingress sg.rule r1"},
+		{"another instance is not in the group", rules, "web-2 > behind.db-1 tcp/5432", "drop sg-ingress sg.default.basic.ingress"},
+		{"a rule for the prefix alone", rules, "internet > behind.db-1 tcp/80", "accept sg-ingress sg.rule r2"},
+		{"a rule for the prefix alone is not about the instance", rules, "internet > db-1 tcp/80", "drop sg-ingress sg.default.basic.ingress"},
+		{"what nobody has behind him is nobody's", rules, "internet > beside.web-1 tcp/80", "drop sg-ingress unknown.address"},
+	})
+}
+
 func TestVPC(t *testing.T) {
 	open := `
 		group open basic accept

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -52,6 +53,11 @@ func step(r *rand.Rand, s *Spec) *Spec {
 	case 4, 5:
 		i := &InstanceSpec{Name: name("vm"), Interfaces: []*InterfaceSpec{{MAC: mac(r.IntN(6) + 1), VSwitch: name("sw"), SecurityGroups: groups()}}}
 		i.SetDefaults()
+		if r.IntN(3) == 0 { // the addresses of MACs like these are chosen in the range with fffd
+			of := map[string]int{"net-0": 0, "net-1": 1}[vpc]
+			n := i.Interfaces[0]
+			n.IPv6Prefixes = []netip.Prefix{px(fmt.Sprintf("fd00:0:0:%d0%s:%s::/80", of, strings.TrimPrefix(n.VSwitch, "sw-"), []string{"4", "5", "fffd"}[r.IntN(3)]))}
+		}
 		if r.IntN(4) == 0 {
 			i.Interfaces = append(i.Interfaces, &InterfaceSpec{MAC: mac(r.IntN(6) + 11), VSwitch: name("sw"), SecurityGroups: groups()})
 		}

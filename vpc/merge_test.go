@@ -305,6 +305,17 @@ func TestChoosingAnAddress(t *testing.T) {
 			t.Errorf("got %v", problems)
 		}
 	})
+	t.Run("a prefix that the address would be in is passed over as a whole", func(t *testing.T) {
+		s := manifest()
+		first := applied(t, nil, s, ApplyOptions{}).VPCs[0].Instances[1].Interfaces[0]
+		other := s.VPCs[0].Instances[0].Interfaces[0]
+		other.VSwitch, other.PrivateIP = s.VPCs[0].Instances[1].Interfaces[0].VSwitch, netip.Addr{}
+		other.IPv6Prefixes = []netip.Prefix{delegatedTo(first.IPv6Addresses[0])}
+		is := applied(t, nil, s, ApplyOptions{}).VPCs[0].Instances[1].Interfaces[0].IPv6Addresses[0]
+		if want := LastAddr(other.IPv6Prefixes[0]).Next(); is != want {
+			t.Errorf("got %s, want the first address after the prefix, %s", is, want)
+		}
+	})
 	t.Run("an address that somebody has written is passed over", func(t *testing.T) {
 		free := applied(t, nil, manifest(), ApplyOptions{}).VPCs[0].Instances[1].Interfaces[0]
 		s := manifest()

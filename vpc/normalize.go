@@ -137,12 +137,16 @@ func normalizeInterface(n *InterfaceSpec) *InterfaceSpec {
 	if !slices.IsSortedFunc(secondary, netip.Addr.Compare) {
 		secondary = slices.SortedFunc(slices.Values(secondary), netip.Addr.Compare) // duplicates are for Validate
 	}
+	prefixes := noneAsNil(n.IPv6Prefixes)
+	if !slices.IsSortedFunc(prefixes, netip.Prefix.Compare) {
+		prefixes = slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare)
+	}
 	explicitNone := n.IPv6Addresses != nil && len(n.IPv6Addresses) == 0
-	if same(groups, n.SecurityGroups) && same(secondary, n.SecondaryPrivateIPs) && !explicitNone {
+	if same(groups, n.SecurityGroups) && same(secondary, n.SecondaryPrivateIPs) && same(prefixes, n.IPv6Prefixes) && !explicitNone {
 		return n
 	}
 	c := *n
-	c.SecurityGroups, c.SecondaryPrivateIPs = groups, secondary
+	c.SecurityGroups, c.SecondaryPrivateIPs, c.IPv6Prefixes = groups, secondary, prefixes
 	if explicitNone {
 		c.IPv6Addresses = nil
 		if c.IPv6AddressCount == nil {

@@ -396,13 +396,18 @@ func (r *resolution) index() {
 		s.byMAC = make(map[macKey]int32, len(enter)) // byAddr waits until it is asked for
 	case len(leave)+len(enter) > 0:
 		s.byMAC, s.byAddr = maps.Clone(s.byMAC), maps.Clone(r.from.slotsByAddr())
+		s.byPrefix = maps.Clone(r.from.byPrefix)
 	default:
 		s.byAddr = r.from.slotsByAddr()
+		s.byPrefix = r.from.byPrefix
 	}
 	for _, n := range leave {
 		delete(s.byMAC, keyOf(n.MAC))
 		for a := range n.Addrs {
 			delete(s.byAddr, a)
+		}
+		for _, p := range n.IPv6Prefixes {
+			delete(s.byPrefix, p)
 		}
 	}
 	for _, n := range enter {
@@ -412,6 +417,12 @@ func (r *resolution) index() {
 		}
 		for a := range n.Addrs {
 			s.byAddr[a] = n.slot
+		}
+		for _, p := range n.IPv6Prefixes {
+			if s.byPrefix == nil {
+				s.byPrefix = map[netip.Prefix]int32{}
+			}
+			s.byPrefix[p] = n.slot
 		}
 	}
 	s.gateways = map[netip.Addr]*VSwitch{}

@@ -97,7 +97,7 @@ func shown(t *testing.T, s *Snapshot) string {
 	for _, i := range s.Instances {
 		line("instance", i, i.InstanceSpec, i.VPC, i.Interfaces)
 	}
-	addresses := 0
+	addresses, prefixes := 0, 0
 	for _, n := range s.Interfaces {
 		line("interface", n, n.InterfaceSpec, n.Instance, n.VSwitch, n.Groups)
 		if s.InterfaceByMAC(n.MAC) != n {
@@ -109,6 +109,15 @@ func shown(t *testing.T, s *Snapshot) string {
 				t.Fatalf("%s is not found by %s", n.ID, a)
 			}
 		}
+		for _, p := range n.IPv6Prefixes {
+			prefixes++
+			if s.InterfaceByAddr(LastAddr(p)) != n || s.Holder(LastAddr(p)) != nil {
+				t.Fatalf("%s is not found by what is in %s, or is taken for its holder", n.ID, p)
+			}
+		}
+	}
+	if len(s.byPrefix) != prefixes {
+		t.Fatalf("%d prefixes can be found, %d are there", len(s.byPrefix), prefixes)
 	}
 	if len(s.slotsByAddr()) != addresses || len(s.byMAC) != len(s.Interfaces) {
 		t.Fatalf("%d addresses and %d MACs can be found, %d and %d are there", len(s.slotsByAddr()), len(s.byMAC), addresses, len(s.Interfaces))

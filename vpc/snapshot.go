@@ -33,8 +33,9 @@ type Snapshot struct {
 	byMAC    map[macKey]int32
 	gateways map[netip.Addr]*VSwitch
 
-	addrs  sync.Once // fills byAddr, unless it follows from the snapshot before
-	byAddr map[netip.Addr]int32
+	addrs    sync.Once // fills byAddr and byPrefix, unless they follow from the snapshot before
+	byAddr   map[netip.Addr]int32
+	byPrefix map[netip.Prefix]int32 // those delegated to interfaces
 
 	outside     sync.Once     // fills outsideAddr
 	outsideAddr [2]netip.Addr // see internet
@@ -122,15 +123,29 @@ type Interface struct {
 	slot     int32            // its place in Snapshot.slots
 }
 
-// InterfaceByAddr returns the interface that has the address, primary or secondary, of either family.
+// InterfaceByAddr returns the interface that the address belongs to: that has it, primary or secondary, of either family, or
+// a prefix that it lies in.
 func (s *Snapshot) InterfaceByAddr(a netip.Addr) *Interface {
+	if n := s.Holder(a); n != nil {
+		return n
+	}
+	if len(s.byPrefix) > 0 {
+		if slot, ok := s.byPrefix[delegatedTo(a)]; ok {
+			return s.slots[slot]
+		}
+	}
+	return nil
+}
+
+// Holder returns the interface that has the address itself, and not by a prefix: which answers for it on its link.
+func (s *Snapshot) Holder(a netip.Addr) *Interface {
 	if slot, ok := s.slotsByAddr()[a]; ok {
 		return s.slots[slot]
 	}
 	return nil
 }
 
-// slotsByAddr makes the table when it is first asked for: the first guests after a start are found by their MACs.
+// slotsByAddr makes the tables when it is first asked for: the first guests after a start are found by their MACs.
 func (s *Snapshot) slotsByAddr() map[netip.Addr]int32 {
 	s.addrs.Do(func() {
 		if s.byAddr != nil {
@@ -146,6 +161,12 @@ func (s *Snapshot) slotsByAddr() map[netip.Addr]int32 {
 		for _, nic := range s.Interfaces {
 			for a := range nic.Addrs {
 				s.byAddr[a] = nic.slot
+			}
+			for _, p := range nic.IPv6Prefixes {
+				if s.byPrefix == nil {
+					s.byPrefix = map[netip.Prefix]int32{}
+				}
+				s.byPrefix[p] = nic.slot
 			}
 		}
 	})
@@ -329,11 +350,12 @@ func (i *InterfaceSpec) Addrs(yield func(netip.Addr) bool) {
 	}
 }
 
-// SameBindings reports whether two interfaces have the same MAC and the same addresses.
+// SameBindings reports whether two interfaces have the same MAC and the same addresses and prefixes.
 func (i *Interface) SameBindings(o *Interface) bool {
 	a, b := i.InterfaceSpec, o.InterfaceSpec
 	return a == b || a.MAC == b.MAC && a.PrivateIP == b.PrivateIP &&
-		slices.Equal(a.SecondaryPrivateIPs, b.SecondaryPrivateIPs) && slices.Equal(a.IPv6Addresses, b.IPv6Addresses)
+		slices.Equal(a.SecondaryPrivateIPs, b.SecondaryPrivateIPs) && slices.Equal(a.IPv6Addresses, b.IPv6Addresses) &&
+		slices.Equal(a.IPv6Prefixes, b.IPv6Prefixes)
 }
 
 // Primary returns the interface's primary address of a family; invalid when it has none.

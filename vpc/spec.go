@@ -267,15 +267,16 @@ type MetadataSpec struct {
 
 // InterfaceSpec is an elastic network interface; its MAC is its identity.
 type InterfaceSpec struct {
-	ID                  string       `json:"id,omitempty"`
-	MAC                 MAC          `json:"mac"`
-	VSwitch             string       `json:"vswitch"`
-	PrivateIP           netip.Addr   `json:"privateIp,omitzero"` // invalid in a manifest: chosen once, then kept
-	SecondaryPrivateIPs []netip.Addr `json:"secondaryPrivateIps,omitzero"`
-	IPv6Addresses       []netip.Addr `json:"ipv6Addresses,omitzero"`
-	IPv6AddressCount    *int         `json:"ipv6AddressCount,omitempty"` // only in a manifest; nil: 1 where the vSwitch has IPv6
-	SecurityGroups      []string     `json:"securityGroups,omitzero"`    // nil in a manifest: [default]; empty: refused
-	Port                string       `json:"port,omitempty"`             // pinned bridge port; empty: wherever the MAC shows up first
+	ID                  string         `json:"id,omitempty"`
+	MAC                 MAC            `json:"mac"`
+	VSwitch             string         `json:"vswitch"`
+	PrivateIP           netip.Addr     `json:"privateIp,omitzero"` // invalid in a manifest: chosen once, then kept
+	SecondaryPrivateIPs []netip.Addr   `json:"secondaryPrivateIps,omitzero"`
+	IPv6Addresses       []netip.Addr   `json:"ipv6Addresses,omitzero"`
+	IPv6AddressCount    *int           `json:"ipv6AddressCount,omitempty"` // only in a manifest; nil: 1 where the vSwitch has IPv6
+	IPv6Prefixes        []netip.Prefix `json:"ipv6Prefixes,omitzero"`      // delegated to the guest, for what is behind it; each a /80
+	SecurityGroups      []string       `json:"securityGroups,omitzero"`    // nil in a manifest: [default]; empty: refused
+	Port                string         `json:"port,omitempty"`             // pinned bridge port; empty: wherever the MAC shows up first
 }
 
 // Missing says what becomes of a name that a private zone does not have.

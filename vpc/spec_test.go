@@ -56,7 +56,8 @@ func good() *Spec {
 			}}},
 			{ID: "i-2", Name: "web-1", Interfaces: []*InterfaceSpec{{
 				ID: "eni-2", MAC: mac(2), VSwitch: "web", PrivateIP: ip("10.20.1.10"), SecondaryPrivateIPs: []netip.Addr{ip("10.20.1.11")},
-				IPv6Addresses: []netip.Addr{ip("fd00:20:0:1::10")}, SecurityGroups: []string{"app", "web"},
+				IPv6Addresses: []netip.Addr{ip("fd00:20:0:1::10")}, IPv6Prefixes: []netip.Prefix{px("fd00:20:0:1:4::/80"), px("fd00:20:0:1:8000::/80")},
+				SecurityGroups: []string{"app", "web"},
 			}}},
 		},
 		PrivateZones: []*PrivateZoneSpec{{ID: "zone-1", Name: "corp.example", Missing: MissingNXDOMAIN, Records: []*RecordSpec{

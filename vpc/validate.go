@@ -21,6 +21,7 @@ const (
 	maxAddressesPerVPC       = 300000
 	maxSecondaryAddresses    = 49
 	maxIPv6Addresses         = 10
+	maxIPv6Prefixes          = 10
 	maxDNSServers            = 4
 	maxForwarderServers      = 6
 )
@@ -55,10 +56,13 @@ type validator struct {
 	host         Host
 	problems     Problems
 
-	ids   map[string]struct{}
-	macs  map[MAC]holder
-	addrs map[netip.Addr]holder // VPCs do not overlap, so one map serves all
-	links map[string]holder
+	ids         map[string]struct{}
+	macs        map[MAC]holder
+	addrs       map[netip.Addr]holder // VPCs do not overlap, so one map serves all
+	links       map[string]holder
+	prefixes    map[netip.Prefix]delegation // the same
+	delegations []netip.Prefix              // the keys of prefixes, in the order of the Spec
+
 	users map[deleted][]string // who still uses what is gone
 	gone  []deleted            // the keys of users, in the order of the Spec
 }
@@ -138,6 +142,7 @@ func (v *validator) run() {
 		v.name(&p, KindVPC, x.Name, names)
 		v.vpc(&p, x)
 	}
+	v.delegatedTwice()
 	v.vpcOverlaps()
 	v.sharedZones()
 	v.tests()

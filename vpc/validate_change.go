@@ -20,7 +20,7 @@ func validChange(valid, next *Spec, h Host) bool {
 	all := &added{
 		v: &validator{spec: next, host: h, ids: map[string]struct{}{}, macs: map[MAC]holder{}, addrs: map[netip.Addr]holder{},
 			links: map[string]holder{}, users: map[deleted][]string{}},
-		objects: map[any]bool{}, ids: map[string]bool{}, macs: map[MAC]bool{}, addrs: map[netip.Addr]bool{},
+		objects: map[any]bool{}, ids: map[string]bool{}, macs: map[MAC]bool{}, addrs: map[netip.Addr]bool{}, prefixes: map[netip.Prefix]bool{},
 	}
 	for i, x := range next.VPCs {
 		was := valid.VPCs[i]
@@ -52,11 +52,16 @@ type added struct {
 	ids     map[string]bool
 	macs    map[MAC]bool
 	addrs   map[netip.Addr]bool
+
+	prefixes map[netip.Prefix]bool // also those that would have one of addrs in them
 }
 
 // unique reports whether nothing that is as it was has one of the IDs, MACs or addresses.
 func (a *added) unique(s *Spec) bool {
-	if len(a.ids)+len(a.macs)+len(a.addrs) == 0 {
+	if a.v.delegatedTwice(); len(a.v.problems) > 0 {
+		return false
+	}
+	if len(a.ids)+len(a.macs)+len(a.addrs)+len(a.prefixes) == 0 {
 		return true
 	}
 	for _, z := range s.PrivateZones {
@@ -104,9 +109,12 @@ func (a *added) unique(s *Spec) bool {
 					return false
 				}
 				for ip := range n.Addrs {
-					if a.addrs[ip] {
+					if a.addrs[ip] || len(a.v.prefixes) > 0 && a.v.delegates(ip) {
 						return false
 					}
+				}
+				if slices.ContainsFunc(n.IPv6Prefixes, func(p netip.Prefix) bool { return a.prefixes[p] }) {
+					return false
 				}
 			}
 		}
@@ -270,14 +278,18 @@ func (c *change) add(was, n *InterfaceSpec) {
 	if n.MAC != was.MAC {
 		c.macs[n.MAC] = true
 	}
-	had, has := 0, 0
-	for range was.Addrs {
-		had++
-	}
+	had, has := was.holdings(), n.holdings()
 	for ip := range n.Addrs {
-		has++
 		if ip != was.PrivateIP && !slices.Contains(was.SecondaryPrivateIPs, ip) && !slices.Contains(was.IPv6Addresses, ip) {
 			c.addrs[ip] = true
+			if ip.Is6() {
+				c.prefixes[delegatedTo(ip)] = true
+			}
+		}
+	}
+	for _, p := range n.IPv6Prefixes {
+		if !slices.Contains(was.IPv6Prefixes, p) {
+			c.prefixes[p] = true
 		}
 	}
 	c.more = c.more || has > had
@@ -300,10 +312,7 @@ func (c *change) limits() bool {
 	addresses := 0
 	for _, x := range c.vpc.Instances {
 		for _, n := range x.Interfaces {
-			k := len(n.SecondaryPrivateIPs) + len(n.IPv6Addresses)
-			if n.PrivateIP.IsValid() {
-				k++
-			}
+			k := n.holdings()
 			addresses += k
 			for _, name := range n.SecurityGroups {
 				if g := count[name]; g != nil {

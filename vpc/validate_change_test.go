@@ -101,6 +101,12 @@ func mangled(r *rand.Rand, spec *Spec) *Spec {
 				}
 			}
 		}
+		if r.IntN(4) == 0 {
+			n.IPv6Prefixes = anyInterface().IPv6Prefixes
+			if a := anyInterface().IPv6Addresses; len(a) > 0 && r.IntN(2) == 0 {
+				n.IPv6Prefixes = []netip.Prefix{delegatedTo(a[0])}
+			}
+		}
 		switch r.IntN(12) {
 		case 0:
 			x.ID = anyID()

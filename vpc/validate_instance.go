@@ -100,11 +100,9 @@ func (v *validator) netInterface(p *path, c *scope, x *InstanceSpec, n *Interfac
 		v.add(p, "ipv6Addresses", "has %d addresses, and an interface has at most %d IPv6 ones", k, maxIPv6Addresses)
 	}
 	v.addressCount(p, w, n)
+	v.delegated(p, w, n, me)
 
-	k := len(n.SecondaryPrivateIPs) + len(n.IPv6Addresses)
-	if n.PrivateIP.IsValid() {
-		k++
-	}
+	k := n.holdings()
 	c.addresses += k
 	for _, name := range n.SecurityGroups {
 		if g := c.groups[name]; g != nil {

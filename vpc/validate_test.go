@@ -200,10 +200,10 @@ var badSpecs = []bad{
 		s.VPCs[0].CIDRBlock, s.VPCs[0].VSwitches[0].CIDRBlock = px("11.0.0.0/8"), px("11.2.0.0/15")
 		s.VPCs[0].Instances = nil
 	}, []string{"vpcs[prod].vswitches[front].cidrBlock: 11.2.0.0/15: the mask is /16 to /29"}},
-	{"an IPv6 range of /80", func(_ *Spec, v *VPCSpec) { web(v).IPv6CIDRBlock = px("fd00:20:0:1::/80") },
+	{"an IPv6 range of /80", func(_ *Spec, v *VPCSpec) { web(v).IPv6CIDRBlock, nic(v).IPv6Prefixes = px("fd00:20:0:1::/80"), nil },
 		[]string{inWeb + "ipv6CidrBlock: fd00:20:0:1::/80: the IPv6 range of a vswitch is a /64"}},
 	{"an IPv6 range outside the VPC's", func(_ *Spec, v *VPCSpec) {
-		web(v).IPv6CIDRBlock, nic(v).IPv6Addresses = px("fd00:21:0:1::/64"), nil
+		web(v).IPv6CIDRBlock, nic(v).IPv6Addresses, nic(v).IPv6Prefixes = px("fd00:21:0:1::/64"), nil, nil
 	},
 		[]string{inWeb + "ipv6CidrBlock: fd00:21:0:1::/64 is not in the VPC's range fd00:20::/56"}},
 	{"IPv6 where the VPC has none", func(s *Spec, _ *VPCSpec) { s.VPCs[0].VSwitches[0].IPv6CIDRBlock = px("fd00:30:0:1::/64") },
@@ -427,6 +427,49 @@ var badSpecs = []bad{
 		[]string{inNIC + "ipv6AddressCount: 11: an interface has 0 to 10 IPv6 addresses"}},
 	{"IPv6 addresses and their number", func(_ *Spec, v *VPCSpec) { nic(v).IPv6AddressCount = new(1) },
 		[]string{inNIC + "ipv6AddressCount: is written beside ipv6Addresses: write one of them"}},
+	{"prefixes of other lengths, unmasked, of the other family and of another vswitch", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Prefixes = []netip.Prefix{px("10.20.1.32/28"), px("fd00:20:0:1:4::/79"), px("fd00:20:0:1:5::/96"), netip.MustParsePrefix("fd00:20:0:1:6::1/80"), px("fd00:20:0:2:5::/80"), {}}
+	}, []string{
+		inNIC + "ipv6Prefixes: invalid Prefix is not an IPv6 prefix",
+		inNIC + "ipv6Prefixes: 10.20.1.32/28 is not an IPv6 prefix",
+		inNIC + "ipv6Prefixes: fd00:20:0:1:4::/79: the prefix of an interface is a /80",
+		inNIC + "ipv6Prefixes: fd00:20:0:1:5::/96: the prefix of an interface is a /80",
+		inNIC + "ipv6Prefixes: fd00:20:0:1:6::1/80 has host bits set: write fd00:20:0:1:6::/80",
+		inNIC + `ipv6Prefixes: fd00:20:0:2:5::/80 is not in vswitch "web" (fd00:20:0:1::/64)`,
+	}},
+	{"prefixes with reserved addresses", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1::/80"), px("fd00:20:0:1:ffff::/80")}
+	}, []string{
+		inNIC + "ipv6Prefixes: fd00:20:0:1::/80 has reserved addresses in it: the first and the last /80 of fd00:20:0:1::/64 do",
+		inNIC + "ipv6Prefixes: fd00:20:0:1:ffff::/80 has reserved addresses in it: the first and the last /80 of fd00:20:0:1::/64 do",
+	}},
+	{"a prefix twice on one interface", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:5::/80"), px("fd00:20:0:1:5::/80")}
+	}, []string{inNIC + "ipv6Prefixes: fd00:20:0:1:5::/80 is written twice"}},
+	{"a prefix that is another's, with an address of a third in it", func(_ *Spec, v *VPCSpec) {
+		dbNIC(v).VSwitch, dbNIC(v).PrivateIP, dbNIC(v).IPv6Addresses = "web", ip("10.20.1.50"), []netip.Addr{ip("fd00:20:0:1:6::1")}
+		dbNIC(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:5::/80")}
+		nic(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:5::/80"), px("fd00:20:0:1:6::/80")}
+	}, []string{
+		inNIC + `ipv6Prefixes: fd00:20:0:1:5::/80 already belongs to instance "db-1"`,
+		inNIC + `ipv6Prefixes: fd00:20:0:1:6::/80 has fd00:20:0:1:6::1 in it, which is an address of instance "db-1"`,
+	}},
+	{"a prefix with the interface's own address in it", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Addresses = []netip.Addr{ip("fd00:20:0:1:5::1")}
+		nic(v).IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:5::/80")}
+	}, []string{inNIC + `ipv6Prefixes: fd00:20:0:1:5::/80 has fd00:20:0:1:5::1 in it, which is an address of instance "web-1"`}},
+	{"a prefix where the vswitch has no IPv6", func(s *Spec, _ *VPCSpec) {
+		s.VPCs[0].Instances[0].Interfaces[0].IPv6Prefixes = []netip.Prefix{px("fd00:20:0:1:5::/80")}
+	}, []string{`vpcs[prod].instances[front-1].interfaces[00:16:3e:00:00:03].ipv6Prefixes: fd00:20:0:1:5::/80: vswitch "front" has no IPv6 range`}},
+	{"a prefix without an address to reach it by", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Addresses, nic(v).IPv6AddressCount, nic(v).IPv6Prefixes = nil, new(0), []netip.Prefix{px("fd00:20:0:1:5::/80")}
+	}, []string{inNIC + "ipv6Prefixes: fd00:20:0:1:5::/80: the way there leads over an IPv6 address of the interface, and it has none"}},
+	{"11 prefixes", func(_ *Spec, v *VPCSpec) {
+		nic(v).IPv6Prefixes = nil
+		for i := range byte(11) {
+			nic(v).IPv6Prefixes = append(nic(v).IPv6Prefixes, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x20, 0, 0, 0, 1, 1, i}), 80))
+		}
+	}, []string{inNIC + "ipv6Prefixes: has 11 prefixes, and an interface has at most 10"}},
 	{"a vswitch that is not there", func(_ *Spec, v *VPCSpec) { nic(v).VSwitch = "wep" },
 		[]string{inNIC + `vswitch: there is no vswitch "wep" (this VPC has db, web)`}},
 	{"no vswitch", func(_ *Spec, v *VPCSpec) { nic(v).VSwitch = "" },

@@ -20,6 +20,7 @@ import (
 //
 //	group NAME basic|advanced accept|drop    a group
 //	web-1 in NAME,NAME                       the groups of an instance
+//	web-1 has PREFIX                         an IPv6 prefix delegated to it
 //	list NAME PREFIX PREFIX                  a prefix list
 //	acl NAME on VSWITCH                      a network ACL
 //	NAME: DIRECTION POLICY PROTOCOL PORTS|- PEER [of OTHER-END] [sport PORTS] [prio N]
@@ -42,6 +43,7 @@ var fixedAddrs = map[string][2]string{
 	"gw.web": {"10.20.1.253", "fd00:20:0:1:ffff:ffff:ffff:fff7"}, "gw.db": {"10.20.2.253", "fd00:20:0:2:ffff:ffff:ffff:fff7"},
 	"gw.far": {"10.20.3.253", "fd00:20:0:3:ffff:ffff:ffff:fff7"}, "gw.alien": {"10.30.1.253", "fd00:30:0:1:ffff:ffff:ffff:fff7"},
 	"free.web": {"10.20.1.99", "fd00:20:0:1::99"}, "free.alien": {"10.30.1.99", "fd00:30:0:1::99"},
+	"behind.web-1": {"10.20.1.77", "fd00:20:0:1:5::9"}, "beside.web-1": {"10.20.1.78", "fd00:20:0:1:6::9"}, "behind.db-1": {"10.20.2.77", "fd00:20:0:2:5::9"},
 	"far": {"10.20.3.10", "fd00:20:0:3::10"}, "free.lab": {"10.20.9.9", "fd00:20:0:9::9"},
 	"internet": {"198.51.100.9", "2001:db8::9"}, "internet.2nd": {"203.0.113.9", "2001:db8:1::9"},
 	"nobody": {"0.0.0.0", "::"}, "everybody": {"255.255.255.255", "ff02::1"}, "dhcp": {"255.255.255.255", "ff02::1:2"},
@@ -152,6 +154,12 @@ func (w *world) line(v *VPCSpec, line string) {
 		for _, sw := range v.VSwitches {
 			if sw.Name == f[3] {
 				sw.NetworkACL = f[1]
+			}
+		}
+	case f[1] == "has":
+		for _, i := range v.Instances {
+			if i.Name == f[0] {
+				i.Interfaces[0].IPv6Prefixes = append(i.Interfaces[0].IPv6Prefixes, netip.MustParsePrefix(f[2]))
 			}
 		}
 	case f[1] == "in":
