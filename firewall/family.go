@@ -138,7 +138,7 @@ func (st *familyState) updateBindings(b *builder, d *vpc.Delta, all bool) bool {
 			continue
 		}
 		for _, n := range []*vpc.Interface{p.Old, p.New} {
-			if n != nil && !b.bindBySet(n.VSwitch) {
+			if n != nil && (!b.bindBySet(n.VSwitch) || b.f == vpc.IPv6 && len(n.IPv6Prefixes) > 0) {
 				stale[n.VSwitch.ID] = true
 			}
 		}

@@ -140,7 +140,7 @@ func (c *Compiler) profileRules(groups []*groupRules, pc *profileChains, f vpc.F
 	var merged []*groupRule
 	for _, g := range groups {
 		if g.inner {
-			rules = append(rules, Rule{Match: inSet(setName(f, g.id), peer), Reason: vpc.ReasonSGInner})
+			rules = append(rules, Rule{Match: inSet(groupSet(f, g.id), peer), Reason: vpc.ReasonSGInner})
 			pc.sets[fi] = append(pc.sets[fi], g.id)
 		}
 		for j := range g.rules[fi][di] {
@@ -233,9 +233,9 @@ func (b *builder) dispatch(root, unknown string, dir vpc.Direction) []Rule {
 	var keys []rangeKey
 	for _, n := range b.s.Interfaces {
 		to := goTo(profileChain(b.c.profiles.byName[profileName(n.Groups)], dir))
-		for a := range n.Addrs {
-			if vpc.FamilyOf(a) == b.f {
-				keys = append(keys, rangeKey{hostPrefix(a), to})
+		for p := range n.Ranges {
+			if vpc.FamilyOf(p.Addr()) == b.f {
+				keys = append(keys, rangeKey{p, to})
 			}
 		}
 	}

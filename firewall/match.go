@@ -45,7 +45,7 @@ func (e endpoint) matches(f vpc.Family, proto vpc.Protocol, srcPorts, dstPorts v
 		}
 		m.Sets = []SetMatch{{Set: setName(f, e.list.ID), Dir: dir}}
 	case e.group != "":
-		m.Sets = []SetMatch{{Set: setName(f, e.group), Dir: dir}}
+		m.Sets = []SetMatch{{Set: groupSet(f, e.group), Dir: dir}}
 	default:
 		return nil // what does not resolve matches nothing
 	}

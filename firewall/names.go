@@ -108,6 +108,23 @@ func setName(f vpc.Family, id string) string {
 	return "gh" + strconv.Itoa(int(f)) + "-" + id
 }
 
+// groupSet names the set of a security group's members. That of IPv6 holds networks, the prefixes delegated to members among
+// them; it has another name than the set of addresses that it once was, because a set in use cannot change its type.
+func groupSet(f vpc.Family, id string) string {
+	if f == vpc.IPv6 {
+		return setName(f, "net-"+id)
+	}
+	return setName(f, id)
+}
+
+// groupType is the type of the set of a security group's members.
+func groupType(f vpc.Family) string {
+	if f == vpc.IPv6 {
+		return "hash:net"
+	}
+	return "hash:ip"
+}
+
 // Purposes that have a set of their own.
 const (
 	setVPCs     = "vpcs"  // every range of every VPC

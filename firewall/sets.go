@@ -102,7 +102,7 @@ func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, e
 		wanted[name] = &wantedSet{stale, build}
 	}
 	hash := func(id, typ string, stale bool, members func() []string) {
-		want(setName(b.f, id), stale, func() Set { return b.hash(id, typ, members()) })
+		want(setName(b.f, id), stale, func() Set { return b.hash(setName(b.f, id), typ, members()) })
 	}
 	differs := map[string]bool{}
 	for _, p := range d.VSwitches {
@@ -143,7 +143,7 @@ func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, e
 	for id := range ids {
 		switch g, l := b.s.GroupByID(id), lists[id]; {
 		case g != nil:
-			hash(id, "hash:ip", false, func() []string { return b.members(g) })
+			want(groupSet(b.f, id), false, func() Set { return b.hash(groupSet(b.f, id), groupType(b.f), b.members(g)) })
 		case l != nil:
 			hash(id, "hash:net", differs[id], func() []string { return netMembers(l.Entries) })
 		default:
@@ -186,18 +186,18 @@ func (b *builder) memberships(n *vpc.Interface, f func(set, element, member stri
 	}
 	groups := make([]string, len(n.Groups))
 	for i, g := range n.Groups {
-		groups[i] = setName(b.f, g.ID)
+		groups[i] = groupSet(b.f, g.ID)
 	}
 	prof, mark := setName(b.f, setProfiles), ""
 	if p := b.c.profiles.byName[profileName(n.Groups)]; p != nil {
 		mark = markMember(b.marks.profile(p.id))
 	}
-	for a := range n.Addrs {
-		if vpc.FamilyOf(a) != b.f {
+	for p := range n.Ranges {
+		if vpc.FamilyOf(p.Addr()) != b.f {
 			continue
 		}
-		text := a.String()
-		if bind != "" {
+		text := rangeMember(p)
+		if bind != "" && p.IsSingleIP() { // rules bind prefixes
 			member := text + "," + n.MAC.String()
 			f(bind, member, member)
 		}
@@ -257,9 +257,9 @@ func (e setEdits) apply(members []string) []string {
 }
 
 // hash returns a set of addresses or networks, its members sorted and each once.
-func (b *builder) hash(id, typ string, members []string) Set {
+func (b *builder) hash(name, typ string, members []string) Set {
 	slices.Sort(members)
-	return Set{Name: setName(b.f, id), Type: typ, Family: b.f, Options: []string{"maxelem", maxElements}, Members: slices.Compact(members)}
+	return Set{Name: name, Type: typ, Family: b.f, Options: []string{"maxelem", maxElements}, Members: slices.Compact(members)}
 }
 
 func (b *builder) vpcRanges() []string {
@@ -295,17 +295,25 @@ func (b *builder) manyCast() []string {
 	return out
 }
 
-// members are the addresses of a group's members.
+// members are the addresses of a group's members, and the prefixes delegated to them.
 func (b *builder) members(g *vpc.SecurityGroup) []string {
 	var out []string
 	for _, n := range g.Members {
-		for a := range n.Addrs {
-			if vpc.FamilyOf(a) == b.f {
-				out = append(out, a.String())
+		for p := range n.Ranges {
+			if vpc.FamilyOf(p.Addr()) == b.f {
+				out = append(out, rangeMember(p))
 			}
 		}
 	}
 	return out
+}
+
+// rangeMember writes what belongs to an interface as a member of a set: an address, or a prefix.
+func rangeMember(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
 }
 
 // bindSet holds the addresses of a vSwitch with their MACs.
@@ -316,7 +324,9 @@ func (b *builder) bindSet(w *vpc.VSwitch) Set {
 		s.Options = []string{"range", w.CIDRBlock.Masked().Addr().String() + "-" + vpc.LastAddr(w.CIDRBlock).String()}
 	}
 	for _, x := range bindings(w, b.f) {
-		s.Members = append(s.Members, x.addr.String()+","+x.mac.String())
+		if x.of.IsSingleIP() {
+			s.Members = append(s.Members, x.of.Addr().String()+","+x.mac.String())
+		}
 	}
 	slices.Sort(s.Members)
 	return s
@@ -324,7 +334,7 @@ func (b *builder) bindSet(w *vpc.VSwitch) Set {
 
 // profileSet maps every address to the mark of its profile, and all that is nobody's to no mark.
 func (b *builder) profileSet() Set {
-	s := b.hash(setProfiles, "hash:net", nil)
+	s := b.hash(setName(b.f, setProfiles), "hash:net", nil)
 	s.Options = append(slices.Clone(s.Options), "skbinfo")
 	for _, half := range netMembers([]netip.Prefix{netip.PrefixFrom(unspecified(b.f), 0)}) {
 		s.Members = append(s.Members, half+markMember(b.marks.none()))
@@ -339,9 +349,9 @@ func (b *builder) profileSet() Set {
 		if names[list] == "" {
 			names[list] = profileName(n.Groups)
 		}
-		for a := range n.Addrs {
-			if vpc.FamilyOf(a) == b.f {
-				s.Members = append(s.Members, a.String()+marks[names[list]])
+		for p := range n.Ranges {
+			if vpc.FamilyOf(p.Addr()) == b.f {
+				s.Members = append(s.Members, rangeMember(p)+marks[names[list]])
 			}
 		}
 	}

@@ -42,13 +42,17 @@ func (b *builder) spoofSwitch(w *vpc.VSwitch) {
 	}
 	rules := append([]Rule{{Match: Match{In: w.LinkName(), NotIn: true}, Target: Target{Kind: Goto, Chain: chainRawLinks}}}, b.anySource(w)...)
 	miss := refuse(Match{}, vpc.ReasonSpoofAddress)
-	if b.bindBySet(w) {
+	bySet := b.bindBySet(w)
+	if bySet {
 		rules = append(rules, Rule{Match: inSet(bindSet(b.f, w), "src,src"), Reason: vpc.ReasonSpoofOK})
-	} else {
-		var keys []rangeKey
-		for _, x := range bindings(w, b.f) {
-			keys = append(keys, rangeKey{hostPrefix(x.addr), Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK}})
+	}
+	var keys []rangeKey // what no set can bind: there is none of networks and MACs
+	for _, x := range bindings(w, b.f) {
+		if !bySet || !x.of.IsSingleIP() {
+			keys = append(keys, rangeKey{x.of, Rule{Match: Match{SrcMAC: x.mac}, Reason: vpc.ReasonSpoofOK}})
 		}
+	}
+	if len(keys) > 0 {
 		rules = append(rules, b.newRangeTree("raw", chainBindings, "src", miss).rules(keys)...)
 	}
 	b.chain("raw", spoofChain(w), append(rules, miss)...)
@@ -137,27 +141,28 @@ func (b *builder) unspecifiedSource() []Rule {
 	return append(rules, refuse(Match{}, vpc.ReasonSpoofUnspecified))
 }
 
-// binding is an address that belongs to a MAC.
+// binding is an address, or a prefix, that belongs to a MAC.
 type binding struct {
-	addr netip.Addr
-	mac  vpc.MAC
+	of  netip.Prefix
+	mac vpc.MAC
 }
 
-// bindings returns the bindings of a vSwitch in a family, by address, each address once.
+// bindings returns the bindings of a vSwitch in a family, by address, each once.
 func bindings(w *vpc.VSwitch, f vpc.Family) []binding {
 	var out []binding
 	for _, n := range w.Interfaces {
-		for a := range n.Addrs {
-			if vpc.FamilyOf(a) == f {
-				out = append(out, binding{a, n.MAC})
+		for p := range n.Ranges {
+			if vpc.FamilyOf(p.Addr()) == f {
+				out = append(out, binding{p, n.MAC})
 			}
 		}
 	}
-	slices.SortFunc(out, func(x, y binding) int { return x.addr.Compare(y.addr) })
-	return slices.CompactFunc(out, func(x, y binding) bool { return x.addr == y.addr })
+	slices.SortFunc(out, func(x, y binding) int { return x.of.Addr().Compare(y.of.Addr()) })
+	return slices.CompactFunc(out, func(x, y binding) bool { return x.of == y.of })
 }
 
-// bindBySet reports whether the vSwitch's bindings fit a set that the kernel has; else they are a tree of rules.
+// bindBySet reports whether the vSwitch's addresses with their MACs fit a set that the kernel has; else they are a tree of
+// rules, as prefixes always are.
 func (b *builder) bindBySet(w *vpc.VSwitch) bool {
 	if b.f == vpc.IPv6 {
 		return b.feat.IPMAC6

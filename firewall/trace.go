@@ -53,7 +53,7 @@ func Trace(rs *Ruleset, p vpc.Packet, path Path) vpc.Verdict { return NewTracer(
 // what it answers is what the rules do. It may be used by several goroutines.
 type Tracer struct {
 	rs    *Ruleset
-	nets  sync.Map // by name: the members of a set of networks, read when it is asked for the first time
+	bits  sync.Map // by name: the lengths of the members of a set of networks, read when it is asked for the first time
 	links func() map[string]bool
 }
 
@@ -361,7 +361,7 @@ func (w *walk) inSet(m SetMatch) bool {
 		mac, ok := macOf(s, w.addr(dir))
 		return ok && (w.p.SrcMAC.IsZero() || mac == w.p.SrcMAC)
 	case s.Type == "hash:net":
-		return w.t.network(s).contains(w.addr(dir))
+		return w.t.inNetworks(s, w.addr(dir))
 	}
 	_, ok := member(s, w.addr(dir).String(), ' ')
 	return ok
@@ -407,42 +407,45 @@ func markOf(s *Set, a netip.Addr) (Mark, bool) {
 	return parseMark(strings.TrimPrefix(text, "skbmark ")), ok
 }
 
-// networks are the members of a set of networks.
-type networks struct {
-	prefixes map[netip.Prefix]bool
-	bits     []int // lengths that occur
-}
-
-// network returns the members of a set of networks.
-func (t *Tracer) network(s *Set) *networks {
-	if n, ok := t.nets.Load(s.Name); ok {
-		return n.(*networks)
-	}
-	n := &networks{prefixes: make(map[netip.Prefix]bool, len(s.Members))}
-	for _, m := range s.Members {
-		p, err := netip.ParsePrefix(m)
-		if a, single := netip.ParseAddr(m); single == nil {
-			p, err = hostPrefix(a), nil
+// inNetworks reports whether a set of networks has one with the address.
+func (t *Tracer) inNetworks(s *Set, a netip.Addr) bool {
+	for _, n := range t.lengths(s) {
+		text := a.String()
+		if n < a.BitLen() {
+			p, err := a.Prefix(n)
+			if err != nil {
+				continue // of the other family
+			}
+			text = p.String()
 		}
-		if err != nil {
-			continue // Compile wrote none such
-		}
-		n.prefixes[p] = true
-		if !slices.Contains(n.bits, p.Bits()) {
-			n.bits = append(n.bits, p.Bits())
-		}
-	}
-	t.nets.Store(s.Name, n)
-	return n
-}
-
-func (n *networks) contains(a netip.Addr) bool {
-	for _, k := range n.bits {
-		if p, err := a.Prefix(k); err == nil && n.prefixes[p] {
+		if _, ok := member(s, text, ' '); ok {
 			return true
 		}
 	}
 	return false
+}
+
+// lengths returns the lengths that members of a set of networks have, the longest first.
+func (t *Tracer) lengths(s *Set) []int {
+	if n, ok := t.bits.Load(s.Name); ok {
+		return n.([]int)
+	}
+	var occur [129]bool
+	for _, m := range s.Members {
+		n := 128 // an address
+		if _, text, ok := strings.Cut(m, "/"); ok {
+			n, _ = strconv.Atoi(text) // as Compile wrote it
+		}
+		occur[min(n, 128)] = true
+	}
+	var lengths []int
+	for n := 128; n >= 0; n-- {
+		if occur[n] {
+			lengths = append(lengths, n)
+		}
+	}
+	t.bits.Store(s.Name, lengths)
+	return lengths
 }
 
 // parseMark reads "0x10000/0xffff0000"; a mask that is not written is full.

@@ -121,6 +121,7 @@ func lab() *vpc.Spec {
 		}}
 	second := instance(2, "web", "10.20.1.12", "fd00:20:0:1::12", "web", "bastion")
 	second.Interfaces[0].SecondaryPrivateIPs = addrs("10.20.1.13")
+	second.Interfaces[0].IPv6Prefixes = []netip.Prefix{prefix("fd00:20:0:1:5::/80")}
 	return &vpc.Spec{VPCs: []*vpc.VPCSpec{{
 		ID: "vpc-00000000000000a1", Name: "research", CIDRBlock: prefix("10.20.0.0/16"), SecondaryCIDRBlocks: []netip.Prefix{prefix("10.21.0.0/16")},
 		IPv6CIDRBlock: prefix("fd00:20::/56"), NATGateway: true,

@@ -14,15 +14,30 @@ import (
 
 // affected says whose flows a change may have ended.
 type affected struct {
-	all      bool                // every address of every VPC
-	changed  map[netip.Addr]bool // their policy changed: flows that it no longer allows end
-	departed map[netip.Addr]bool // they left their interface: all flows end
+	all      bool    // every address of every VPC
+	changed  holding // their policy changed: flows that it no longer allows end
+	departed holding // they left their interface: all flows end
+}
+
+// holding is what belongs to interfaces, addresses and prefixes.
+type holding map[netip.Prefix]bool
+
+// has reports whether an address is there, or in a prefix that is.
+func (h holding) has(a netip.Addr) bool {
+	if len(h) == 0 {
+		return false
+	}
+	if h[netip.PrefixFrom(a, a.BitLen())] {
+		return true
+	}
+	p, err := a.Prefix(vpc.DelegatedBits) // an error: it is IPv4
+	return err == nil && h[p]
 }
 
 // affectedBy compares two snapshots; a nil old one means that nothing is known of what was allowed before. What can only
 // have been allowed more affects nobody: see tighten.go.
 func affectedBy(old, new *vpc.Snapshot) affected {
-	a := affected{changed: map[netip.Addr]bool{}, departed: map[netip.Addr]bool{}}
+	a := affected{changed: holding{}, departed: holding{}}
 	if old == nil {
 		a.all = true
 		return a
@@ -32,9 +47,9 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 		if p.Old == nil {
 			continue
 		}
-		for addr := range p.Old.Addrs {
-			if now := new.InterfaceByAddr(addr); now == nil || now.ID != p.Old.ID {
-				a.departed[addr] = true
+		for of := range p.Old.Ranges {
+			if now := new.InterfaceByAddr(of.Addr()); now == nil || now.ID != p.Old.ID {
+				a.departed[of] = true
 			}
 		}
 	}
@@ -74,12 +89,12 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 	return a
 }
 
-// change adds the addresses of interfaces to those whose policy changed; a nil interface has none.
+// change adds the addresses and prefixes of interfaces to those whose policy changed; a nil interface has none.
 func (a *affected) change(interfaces ...*vpc.Interface) {
 	for _, n := range interfaces {
 		if n != nil {
-			for addr := range n.Addrs {
-				a.changed[addr] = true
+			for of := range n.Ranges {
+				a.changed[of] = true
 			}
 		}
 	}
@@ -90,9 +105,9 @@ func (a affected) none() bool { return !a.all && len(a.changed)+len(a.departed) 
 // wants returns which addresses' flows have to be looked at.
 func (a affected) wants(s *vpc.Snapshot) func(netip.Addr) bool {
 	if a.all {
-		return func(addr netip.Addr) bool { return a.departed[addr] || s.VPCOf(addr) != nil }
+		return func(addr netip.Addr) bool { return a.departed.has(addr) || s.VPCOf(addr) != nil }
 	}
-	return func(addr netip.Addr) bool { return a.changed[addr] || a.departed[addr] }
+	return func(addr netip.Addr) bool { return a.changed.has(addr) || a.departed.has(addr) }
 }
 
 // revoke deletes the flows that what is in force no longer allows, and returns how many.
@@ -133,7 +148,7 @@ func (a affected) revoke(ctx context.Context, ct Conntrack, f vpc.Family, now *F
 // somebody else's now.
 func (a affected) ends(flow conntrack.Flow, now *Force) bool {
 	for addr := range flow.Addrs {
-		if a.departed[addr] {
+		if a.departed.has(addr) {
 			return true
 		}
 	}

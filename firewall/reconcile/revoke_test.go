@@ -42,12 +42,12 @@ func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
 			if a.all != tt.all {
 				t.Errorf("all: %v, want %v", a.all, tt.all)
 			}
-			for set, got := range map[string]map[netip.Addr]bool{"changed": a.changed, "departed": a.departed} {
+			for set, got := range map[string]holding{"changed": a.changed, "departed": a.departed} {
 				want := map[string][]int{"changed": tt.changed, "departed": tt.departed}[set]
 				for n := range 10 {
 					for _, f := range vpc.Families() {
-						if got[addrOf(f, n)] != slices.Contains(want, n) {
-							t.Errorf("%s has %s: %v", set, addrOf(f, n), got[addrOf(f, n)])
+						if got.has(addrOf(f, n)) != slices.Contains(want, n) {
+							t.Errorf("%s has %s: %v", set, addrOf(f, n), got.has(addrOf(f, n)))
 						}
 					}
 				}
@@ -56,12 +56,38 @@ func TestAffectedAreThoseWhosePolicyChanged(t *testing.T) {
 	}
 }
 
+// A prefix that leaves its interface takes with it the flows of all that is in it.
+func TestAPrefixThatGoesEndsItsFlows(t *testing.T) {
+	w := newWorld()
+	old, spec := w.snapshot(), w.snapshot().Spec
+	behind := netip.MustParseAddr("fd00:20:0:1:5::9")
+	with := func(prefixes ...netip.Prefix) *vpc.Snapshot {
+		v := *spec.VPCs[0]
+		v.Instances = slices.Clone(v.Instances)
+		i := *v.Instances[0]
+		n := *i.Interfaces[0]
+		n.IPv6Prefixes = prefixes
+		i.Interfaces, v.Instances[0] = []*vpc.InterfaceSpec{&n}, &i
+		return vpc.NewSnapshot(&vpc.Spec{VPCs: append([]*vpc.VPCSpec{&v}, spec.VPCs[1:]...)}, old.Host, 2)
+	}
+	has := with(netip.PrefixFrom(behind, vpc.DelegatedBits).Masked())
+	if a := affectedBy(has, with()); !a.departed.has(behind) || a.departed.has(netip.MustParseAddr("fd00:20:0:1:6::9")) {
+		t.Errorf("a prefix goes: %v", a.departed)
+	}
+	if a := affectedBy(with(), has); len(a.departed) != 0 || !a.changed.has(behind) {
+		t.Errorf("a prefix comes: %v have departed, %v changed", a.departed, a.changed)
+	}
+	if a := affectedBy(has, has); !a.none() {
+		t.Errorf("nothing changes: %v have departed, %v changed", a.departed, a.changed)
+	}
+}
+
 // What was nobody's range may have had flows of the host's own.
 func TestInstancesOfANewVSwitchAreAffected(t *testing.T) {
 	s := newWorld().snapshot()
 	a := affectedBy(vpc.NewSnapshot(&vpc.Spec{}, s.Host, 0), s)
 	for _, f := range vpc.Families() {
-		if !a.changed[addrOf(f, 1)] {
+		if !a.changed.has(addrOf(f, 1)) {
 			t.Errorf("%s is not affected", addrOf(f, 1))
 		}
 	}

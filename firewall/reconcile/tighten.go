@@ -22,9 +22,7 @@ func tightensByComing(n *vpc.Interface) bool {
 
 // tightensInterface reports whether less may be allowed to an interface or, because of its memberships, to others.
 func tightensInterface(old, new *vpc.Interface) bool {
-	if old.MAC != new.MAC || old.VSwitch.ID != new.VSwitch.ID || old.PrivateIP != new.PrivateIP ||
-		!slices.Equal(old.SecondaryPrivateIPs, new.SecondaryPrivateIPs) || !slices.Equal(old.IPv6Addresses, new.IPv6Addresses) ||
-		old.Type() != new.Type() {
+	if old.VSwitch.ID != new.VSwitch.ID || !old.SameBindings(new) || old.Type() != new.Type() {
 		return true
 	}
 	has := func(list []*vpc.SecurityGroup, g *vpc.SecurityGroup) bool {

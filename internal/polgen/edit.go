@@ -54,6 +54,9 @@ func Edit(r *rand.Rand, spec *vpc.Spec, size Size) *vpc.Spec {
 			}
 			if g.chance(20) {
 				n.VSwitch, n.PrivateIP, n.SecondaryPrivateIPs, n.IPv6Addresses = pick(r, v.VSwitches).Name, netip.Addr{}, nil, nil
+				n.IPv6Prefixes = nil
+			} else if g.chance(20) {
+				n.IPv6Prefixes = n.IPv6Prefixes[:r.IntN(len(n.IPv6Prefixes)+1)]
 			}
 			inst.Interfaces[i] = &n
 		}

@@ -281,7 +281,11 @@ func (g packetGenerator) strange(f vpc.Family) netip.Addr {
 	return netip.MustParseAddr(pick(g.Rand, []string{"::", "::1", "fe80::1", "fe80::216:3eff:fe00:1", "ff02::1", "ff05::1:3"}))
 }
 
+// addressOf returns an address of the interface, or one behind it.
 func (g packetGenerator) addressOf(i *vpc.Interface, f vpc.Family) netip.Addr {
+	if f == vpc.IPv6 && len(i.IPv6Prefixes) > 0 && g.chance(40) {
+		return addrIn(g.Rand, pick(g.Rand, i.IPv6Prefixes))
+	}
 	return pick(g.Rand, slices.DeleteFunc(slices.Collect(i.Addrs), func(a netip.Addr) bool { return vpc.FamilyOf(a) != f }))
 }
 

@@ -188,7 +188,11 @@ func (g *generator) instance(v *vpc.VPCSpec, i int) *vpc.InstanceSpec {
 		for len(nic.IPv6Addresses) == 0 || g.chance(30) && len(nic.IPv6Addresses) < 4 {
 			nic.IPv6Addresses = append(nic.IPv6Addresses, g.freeAddr(w, vpc.IPv6))
 		}
+		for g.chance(25) && len(nic.IPv6Prefixes) < 2 {
+			nic.IPv6Prefixes = append(nic.IPv6Prefixes, g.freePrefix(w))
+		}
 		slices.SortFunc(nic.SecondaryPrivateIPs, netip.Addr.Compare)
+		slices.SortFunc(nic.IPv6Prefixes, netip.Prefix.Compare)
 	}
 	return inst
 }
@@ -215,6 +219,18 @@ func (g *generator) freeAddr(w *vpc.VSwitchSpec, f vpc.Family) netip.Addr {
 	}
 }
 
+// freePrefix takes a prefix in the vSwitch's IPv6 range that nobody has, and that no address is chosen in.
+func (g *generator) freePrefix(w *vpc.VSwitchSpec) netip.Prefix {
+	for {
+		b := w.IPv6CIDRBlock.Addr().As16()
+		b[8], b[9] = 0x40, byte(g.IntN(256))
+		if a := netip.AddrFrom16(b); !g.taken[a] {
+			g.taken[a] = true
+			return netip.PrefixFrom(a, vpc.DelegatedBits)
+		}
+	}
+}
+
 // addrIn returns one of the first 256 addresses of a prefix.
 func addrIn(r *rand.Rand, p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
@@ -229,6 +245,9 @@ func addressesIn(v *vpc.VPCSpec) []netip.Addr {
 	for _, i := range v.Instances {
 		for _, n := range i.Interfaces {
 			all = slices.AppendSeq(all, n.Addrs)
+			for _, p := range n.IPv6Prefixes {
+				all = append(all, vpc.LastAddr(p))
+			}
 		}
 	}
 	return all

@@ -90,7 +90,7 @@ func cut(s *vpc.Spec, n int) bool {
 		}
 		for _, i := range v.Instances {
 			for _, nic := range i.Interfaces {
-				if remove(&c, &nic.SecondaryPrivateIPs) || remove(&c, &nic.IPv6Addresses) || len(nic.SecurityGroups) > 1 && remove(&c, &nic.SecurityGroups) {
+				if remove(&c, &nic.SecondaryPrivateIPs) || remove(&c, &nic.IPv6Addresses) || remove(&c, &nic.IPv6Prefixes) || len(nic.SecurityGroups) > 1 && remove(&c, &nic.SecurityGroups) {
 					return true
 				}
 			}
@@ -143,7 +143,7 @@ func Describe(spec *vpc.Spec, p vpc.Packet) string {
 		}
 		for _, i := range v.Instances {
 			for _, n := range i.Interfaces {
-				fmt.Fprintf(&b, "  %s %s %s %s in %s: %v groups %s\n", i.Name, n.ID, n.MAC, n.VSwitch, v.Name, slices.Collect(n.Addrs), strings.Join(n.SecurityGroups, ","))
+				fmt.Fprintf(&b, "  %s %s %s %s in %s: %v groups %s\n", i.Name, n.ID, n.MAC, n.VSwitch, v.Name, slices.Collect(n.Ranges), strings.Join(n.SecurityGroups, ","))
 			}
 		}
 	}
