@@ -53,9 +53,11 @@ const (
 	// verifyShare is how many times longer than a verification the pause after it is at least: 2 % of one CPU.
 	verifyShare = 50
 
-	// hearPause is how long others may go on changing rules before they are looked at: a program that reloads its own makes
-	// several changes in a row.
-	hearPause = 10 * time.Millisecond
+	// hearPause is how long others must have changed nothing before their changes are looked at, and hearMost how long they are
+	// waited for at most. A program that loads its rules anew runs iptables several times in a row, and with iptables
+	// 1.8.9 the one that flushes fails when anybody else writes at the same moment.
+	hearPause = 40 * time.Millisecond
+	hearMost  = 200 * time.Millisecond
 	// hearShare is how many times longer than verifications what lies between them is, where changes of others ask for them: 10 %
 	// of one CPU.
 	hearShare = 10
@@ -116,7 +118,9 @@ type Loop struct {
 	refuseFrom time.Time     // when RefuseMidStream begins; zero until rules are in force
 	failing    *failure
 	verifyAt   time.Time
-	looked     effort // what verifications have taken
+	planned    time.Time // when it would be if nobody had changed anything
+	heard      time.Time // since when others change something that was not looked at; zero: they do not
+	looked     effort    // what verifications have taken
 	repairs    bucket
 }
 
@@ -257,16 +261,18 @@ func (l *Loop) tick(ctx context.Context) {
 	}
 }
 
-// hear brings the next verification forward when somebody else has changed rules.
+// hear brings the next verification forward when somebody else has changed rules, to when he is done.
 func (l *Loop) hear(ctx context.Context) {
 	if l.force.Load() == nil || l.writer.carries != nil && l.writer.certain(ctx) {
 		return
 	}
-	l.verifyBy(l.lookAgain())
+	now := l.now()
+	if l.heard.IsZero() {
+		l.heard, l.planned = now, l.verifyAt
+	}
+	l.verifyAt = l.planned
+	l.verifyBy(now.Add(max(min(hearPause, l.heard.Add(hearMost).Sub(now)), l.looked.pause(now))))
 }
-
-// lookAgain returns when everything may be looked at again at the earliest because others change rules.
-func (l *Loop) lookAgain() time.Time { return l.now().Add(max(hearPause, l.looked.pause(l.now()))) }
 
 // verifyBy brings the next verification forward.
 func (l *Loop) verifyBy(at time.Time) {

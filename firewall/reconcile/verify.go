@@ -136,6 +136,7 @@ func (l *Loop) verify(ctx context.Context) ([]string, error) {
 		return nil, ErrNothing
 	}
 	start := l.now()
+	l.heard = time.Time{}
 	l.writer.forget()
 	before := l.writer.now(ctx)
 	k, err := l.writer.read(ctx)
@@ -177,6 +178,7 @@ func (l *Loop) verifySoon() {
 
 // verifyAndRepair is what happens at intervals.
 func (l *Loop) verifyAndRepair(ctx context.Context) {
+	heard := l.heard
 	differing, err := l.verify(ctx)
 	if err != nil {
 		l.verifyAt = l.now().Add(l.opt.VerifyInterval)
@@ -187,6 +189,12 @@ func (l *Loop) verifyAndRepair(ctx context.Context) {
 		return
 	}
 	if len(differing) == 0 {
+		return
+	}
+	if now := l.now(); !heard.IsZero() && now.Before(heard.Add(hearMost)) && !l.writer.unchanged(ctx) {
+		// He is not done, and soon is or has taken too long.
+		l.heard, l.planned = heard, l.verifyAt
+		l.verifyBy(now.Add(hearPause))
 		return
 	}
 	l.log.Warn("the firewall was changed by another program", "differing", some(differing))
@@ -202,7 +210,8 @@ func (l *Loop) verifyAndRepair(ctx context.Context) {
 	}
 	if l.opt.Changes != nil {
 		// Who has changed something may not be done yet, and what he did while we wrote looks like our own.
-		l.verifyAt = l.lookAgain()
+		now := l.now()
+		l.verifyBy(now.Add(max(hearPause, l.looked.pause(now))))
 	}
 }
 

@@ -165,6 +165,28 @@ func TestWhatOthersRemoveIsRepairedAsSoonAsItIsHeard(t *testing.T) {
 	})
 }
 
+func TestWhoeverIsChangingRulesIsWaitedForButNotForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newFakeKernel()
+		l, changes := hearing(t, k)
+		w := newWorld()
+		apply(t, l, w)
+		pass(midStreamGrace)
+		k.lock(func() { k.tables[vpc.IPv4]["mangle"].chains["GH-FWD"] = nil })
+		before := l.Status().Repairs
+		for passed := time.Duration(0); passed < hearMost; passed += hearPause / 2 {
+			if n := l.Status().Repairs; n != before {
+				t.Fatalf("it was repaired after %s, while the other was at work", passed)
+			}
+			k.lock(func() { k.others++ })
+			changes <- struct{}{}
+			pass(hearPause / 2)
+		}
+		pass(2 * time.Millisecond)
+		checkCarries(t, k, w, true)
+	})
+}
+
 func TestWhoAsksWhetherTheKernelDiffersDoesNotPutOffItsRepair(t *testing.T) {
 	for name, ask := range map[string]func(*Loop, context.Context) error{
 		"what differs": func(l *Loop, ctx context.Context) error {

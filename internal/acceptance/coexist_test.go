@@ -84,9 +84,10 @@ var companions = []companion{
 	},
 	{
 		name: "firewalld on iptables", packages: []string{"firewalld"},
-		setup:   "sed -i s/^FirewallBackend=.*/FirewallBackend=iptables/ /etc/firewalld/firewalld.conf; systemctl restart firewalld",
-		remedy:  firewalldRemedy,
-		reload:  "firewall-cmd --reload",
+		setup:  "sed -i s/^FirewallBackend=.*/FirewallBackend=iptables/ /etc/firewalld/firewalld.conf; systemctl restart firewalld",
+		remedy: firewalldRemedy,
+		reload: "firewall-cmd --reload || firewall-cmd --reload", // what a flush by iptables 1.8.9 says when another writes
+
 		stop:    "systemctl stop firewalld",
 		start:   "systemctl start firewalld",
 		settled: "firewall-cmd --state",
@@ -162,7 +163,7 @@ firewall-cmd --permanent --new-policy gatehouse
 firewall-cmd --permanent --policy gatehouse --add-ingress-zone ANY
 firewall-cmd --permanent --policy gatehouse --add-egress-zone trusted
 firewall-cmd --permanent --policy gatehouse --set-target ACCEPT
-firewall-cmd --reload
+firewall-cmd --reload || firewall-cmd --reload
 `
 
 // networkManagerUplink is the uplink as its administrator has it.
