@@ -16,6 +16,7 @@ import (
 	"gatehouse/server/dns"
 	"gatehouse/server/lease"
 	"gatehouse/server/link"
+	"gatehouse/server/port"
 	"gatehouse/server/ra"
 	"gatehouse/store"
 	"gatehouse/vpc"
@@ -36,6 +37,7 @@ type Gateway struct {
 	backend  iptables.Backend
 	features firewall.Features
 	links    *link.Manager
+	ports    *port.Set
 	leases   *lease.Engine
 	dhcp4    *dhcp.Server
 	dhcp6    *dhcp.Server

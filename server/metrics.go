@@ -39,6 +39,7 @@ var (
 	descAnswerIn  = prometheus.NewDesc("gatehouse_dhcp_answer_seconds", "Time from a DHCP message to its answer.", []string{"family"}, nil)
 	descAdverts   = prometheus.NewDesc("gatehouse_router_advertisements_total", "Router advertisements sent.", nil, nil)
 	descNeighbors = prometheus.NewDesc("gatehouse_neighbor_advertisements_total", "Neighbour solicitations answered in a guest's name.", nil, nil)
+	descFloods    = prometheus.NewDesc("gatehouse_port_floods_total", "Times that what floods a port was shut out for a moment.", nil, nil)
 	descBuildInfo = prometheus.NewDesc("gatehouse_build_info", "Always 1; the labels say what runs.", []string{"version", "backend"}, nil)
 )
 
@@ -111,5 +112,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	adverts := g.ra.Stats()
 	counter(descAdverts, adverts.Advertised)
 	counter(descNeighbors, adverts.Answered)
+	counter(descFloods, g.ports.Stats().Floods)
 	gauge(descBuildInfo, 1, g.version, string(g.backend.Mode))
 }

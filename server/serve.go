@@ -96,6 +96,11 @@ func Serve(ctx context.Context, opt Options) error {
 	}
 	g.settled = settled
 	defer g.links.Close()
+	defer func() {
+		if err := g.ports.Close(); err != nil {
+			log.Error("close the ports", "error", err)
+		}
+	}()
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error {
 		if err := g.begin(ctx, tasks, opt.LoadConfig, level); ctx.Err() == nil {
@@ -221,6 +226,7 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	}
 	g.dhcp6 = dhcp6.New(dhcp6.Config{DUID: duid, Config: dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log}})
 	g.ra = ra.New(ra.Config{Logger: log})
+	g.ports = port.NewSet(log, g.links, g.dhcp4, g.dhcp6, g.ra)
 	g.dns, err = dns.New(dns.Config{
 		Upstreams: upstreamsOf(c), Parallel: c.DNS.Parallel, CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
 		TSIGKeys: tsigKeysOf(c), Updater: g, Version: "gatehouse " + version, Logger: log,
@@ -303,20 +309,12 @@ func serverDUID(ctx context.Context, st *store.Store) (dhcp6.DUID, error) {
 	return duid, st.PutMeta(ctx, metaDUID, duid)
 }
 
-// onPort tells those who speak to guests directly where they are. What cannot be listened on is logged: the port may have
-// gone already, and comes back as another.
-func (g *Gateway) onPort(p link.Port, up bool) {
+// onPort tells those who speak to guests directly where they are.
+func (g *Gateway) onPort(p link.Port, up bool) error {
 	if !up {
-		g.dhcp4.RemovePort(p.Index)
-		g.dhcp6.RemovePort(p.Index)
-		g.ra.RemovePort(p.Index)
-		return
+		return g.ports.Remove(p.Index)
 	}
-	at := port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC}
-	err := errors.Join(g.dhcp4.AddPort(at), g.dhcp6.AddPort(at), g.ra.AddPort(at))
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		g.log.Warn("port", "port", p.Name, "error", err)
-	}
+	return g.ports.Add(port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC, Bridged: p.Name != p.Link})
 }
 
 // firstManifest applies the configured manifest when nothing was ever stored.

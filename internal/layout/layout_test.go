@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"server/dhcp6":             {"vpc", "server/lease", "server/dhcp", "server/port"},
 	"server/ra":                {"vpc", "server/port"},
 	"server/dns":               {"vpc"},
-	"server/link":              {"vpc"},
+	"server/link":              {"vpc", "server/port"},
 	"server/api":               {"vpc"},
 	"server":                   {"..."},
 	"cmd/gatehouse":            {"..."},

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/server/lease"
 	"gatehouse/server/port"
 	"gatehouse/vpc"
@@ -17,11 +15,10 @@ type Protocol struct {
 	Family  vpc.Family
 	Network string   // "udp4" or "udp6"
 	Port    int      // of servers and relays
-	MaxSize int      // of a message, in bytes
 	Kinds   []string // names of message types, by number; fewer than 16
 
-	// Filter lets through the frames that ReadFrame and Claim read.
-	Filter []bpf.Instruction
+	// Messages are the frames that ReadFrame reads, and Claims those that Claim does.
+	Messages, Claims port.Kinds
 	// ReadFrame reads a message from a frame of a guest of a vSwitch. Nil without a reason means that it is another
 	// server's business. The packet's payload may be part of the frame.
 	ReadFrame func(frame []byte, w *vpc.VSwitch) (*Packet, Drop)

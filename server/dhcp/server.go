@@ -3,7 +3,6 @@ package dhcp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"maps"
@@ -27,7 +26,6 @@ const (
 	enrolQueue    = 512
 	retryInterval = 5 * time.Second // for sockets that could not be opened
 	readPause     = 100 * time.Millisecond
-	headers       = 60 + port.UDPSize // the most that stand between Ethernet and a message
 )
 
 // staleAfter is when a queued request is no longer worth an answer: its client has sent another by then.
@@ -41,8 +39,8 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 }
 
-// Server serves one version of DHCP. AddPort, RemovePort and SetSnapshot may be called at any time, from any goroutine;
-// requests are served while Run runs.
+// Server serves one version of DHCP. It is a port.Server. Its methods may be called at any time, from any goroutine; requests
+// are served while Run runs.
 type Server struct {
 	proto  Protocol
 	cfg    Config
@@ -58,7 +56,6 @@ type Server struct {
 
 	mu       sync.Mutex
 	closed   bool
-	ports    map[int]*port.Socket
 	links    map[string]*port.Reservation
 	relay    *port.Relay
 	readers  sync.WaitGroup
@@ -81,7 +78,6 @@ func New(proto Protocol, cfg Config) *Server {
 	s := &Server{
 		proto: proto, cfg: cfg, log: cfg.Logger, seed: maphash.MakeSeed(),
 		enrols:   make(chan *Packet, enrolQueue),
-		ports:    map[int]*port.Socket{},
 		links:    map[string]*port.Reservation{},
 		problems: map[string]error{},
 		probes:   probes{open: map[probeKey]*probe{}},
@@ -150,16 +146,12 @@ func (s *Server) close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	var errs []error
-	for _, p := range s.ports {
-		errs = append(errs, p.Close())
-	}
 	for _, l := range s.links {
 		errs = append(errs, l.Close())
 	}
 	if s.relay != nil {
 		errs = append(errs, s.relay.Close())
 	}
-	clear(s.ports)
 	clear(s.links)
 	s.relay = nil
 	return errors.Join(errs...)
@@ -251,42 +243,14 @@ func (s *Server) listen(snap *vpc.Snapshot) {
 	s.problems = problems
 }
 
-// AddPort begins to serve a port. A port that is served already for that vSwitch is left as it is.
-func (s *Server) AddPort(p port.Port) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return net.ErrClosed
-	}
-	if old := s.ports[p.Index]; old != nil {
-		if old.Port.Same(p) {
-			return nil
-		}
-		delete(s.ports, p.Index)
-		if err := old.Close(); err != nil {
-			return fmt.Errorf("port %s: %w", old.Name, err)
-		}
-	}
-	sock, err := port.Open(p, s.proto.Filter)
-	if err != nil {
-		return err
-	}
-	s.ports[p.Index] = sock
-	s.readers.Go(func() { s.readPort(sock) })
-	return nil
+// AddPort makes the server read a port's messages, and the answers to its probes. A message goes into the queue of a worker,
+// or is dropped; an answer may cost the lock of the lease engine, which nobody holds for long.
+func (s *Server) AddPort(sock *port.Socket) (port.Kinds, port.Receiver) {
+	return s.proto.Messages | s.proto.Claims, func(kind port.Kinds, frame []byte) { s.readFrame(sock, kind, frame) }
 }
 
-// RemovePort ends serving a port; unknown indexes are ignored.
-func (s *Server) RemovePort(index int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.ports[index]; p != nil {
-		delete(s.ports, index)
-		if err := p.Close(); err != nil {
-			s.log.Warn("close port", "port", p.Name, "error", err)
-		}
-	}
-}
+// RemovePort does nothing: the packets of a port that are served already need not be answered.
+func (s *Server) RemovePort(*port.Socket) {}
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
@@ -294,9 +258,6 @@ func (s *Server) Stats() Stats {
 	for _, q := range s.queues {
 		st.Queued += q.len()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.Ports = len(s.ports)
 	return st
 }
 
@@ -311,54 +272,28 @@ func (s *Server) Health() []error {
 	return errs
 }
 
-// readPort reads a port until it is removed. A link that goes down is an error once; the socket works again when it is up.
-func (s *Server) readPort(sock *port.Socket) {
-	buf := make([]byte, port.EtherSize+headers+s.proto.MaxSize+1)
-	for {
-		n, err := sock.Read(buf)
-		if err != nil {
-			if s.gone(sock, err) {
-				return
-			}
-			continue
-		}
-		w := s.cfg.Leases.VSwitch(sock.VSwitch)
-		if w == nil || !w.Prefix(s.proto.Family).IsValid() {
-			s.count.drop(DropVSwitch)
-			continue
-		}
-		if addr, by, ok := s.proto.Claim(buf[:n]); ok {
+// readFrame takes a frame of a guest.
+func (s *Server) readFrame(sock *port.Socket, kind port.Kinds, frame []byte) {
+	w := s.cfg.Leases.VSwitch(sock.VSwitch)
+	if w == nil || !w.Prefix(s.proto.Family).IsValid() {
+		s.count.drop(DropVSwitch)
+		return
+	}
+	if kind&s.proto.Claims != 0 {
+		if addr, by, ok := s.proto.Claim(frame); ok {
 			s.claimed(sock, addr, by)
-			continue
 		}
-		p, d := s.proto.ReadFrame(buf[:n], w)
-		if p == nil {
-			if d != DropNone {
-				s.count.drop(d)
-			}
-			continue
+		return
+	}
+	p, d := s.proto.ReadFrame(frame, w)
+	if p == nil {
+		if d != DropNone {
+			s.count.drop(d)
 		}
-		p.Port = sock
-		s.receive(p)
+		return
 	}
-}
-
-// gone reports whether reading has ended for good; if not, it makes sure that an error that stays does not spin.
-func (s *Server) gone(sock *port.Socket, err error) bool {
-	if port.Gone(err) {
-		return true
-	}
-	s.mu.Lock()
-	removed := s.closed || s.ports[sock.Index] != sock
-	s.mu.Unlock()
-	if removed {
-		return true
-	}
-	if !port.Down(err) {
-		s.log.Warn("read port", "port", sock.Name, "error", err)
-	}
-	time.Sleep(readPause)
-	return false
+	p.Port = sock
+	s.receive(p)
 }
 
 // readRelay reads what relays send until the socket is closed.

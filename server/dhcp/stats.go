@@ -87,7 +87,6 @@ type Stats struct {
 	Latency    [len(LatencyBounds) + 1]uint64
 	LatencySum float64 // seconds from receiving to answering, over all answers
 	Queued     int     // requests that wait now
-	Ports      int     // ports that are listened on
 }
 
 // maxKinds is more than the message types of either version.

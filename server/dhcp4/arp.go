@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
@@ -50,16 +48,4 @@ func arpClaim(frame []byte) (addr netip.Addr, by vpc.MAC, ok bool) {
 		return netip.Addr{}, vpc.MAC{}, false
 	}
 	return netip.AddrFrom4([4]byte(m[arpSenderAddr:])), vpc.MAC(m[arpSender:]), true
-}
-
-// arpReplies lets ARP replies through and leaves frames that are no ARP to what follows.
-func arpReplies() []bpf.Instruction {
-	return []bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherARP, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: port.EtherSize + arpOperation, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: arpReply, SkipTrue: 1},
-		bpf.RetConstant{Val: 0xffff},
-		bpf.RetConstant{Val: 0},
-	}
 }

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
@@ -85,25 +83,4 @@ func buildUDP(srcMAC, dstMAC vpc.MAC, src, dst netip.Addr, srcPort, dstPort uint
 	}
 	binary.BigEndian.PutUint16(udp[6:], check)
 	return b
-}
-
-// frameFilter lets through what parseFrame and claim read: unfragmented IPv4 UDP to port 67, and ARP replies. It runs in
-// the kernel, so that a port's other traffic costs us nothing.
-var frameFilter = append(arpReplies(), toPort(serverPort)...)
-
-// toPort lets through unfragmented IPv4 UDP to a port.
-func toPort(number uint32) []bpf.Instruction {
-	return []bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherIPv4, SkipTrue: 8},
-		bpf.LoadAbsolute{Off: 23, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: 6},
-		bpf.LoadAbsolute{Off: 20, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4},
-		bpf.LoadMemShift{Off: port.EtherSize},
-		bpf.LoadIndirect{Off: port.EtherSize + 2, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: 1},
-		bpf.RetConstant{Val: 0xffff},
-		bpf.RetConstant{Val: 0},
-	}
 }

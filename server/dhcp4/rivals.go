@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/net/bpf"
 
 	"gatehouse/server/port"
 	"gatehouse/vpc"
@@ -30,7 +31,7 @@ func Rivals(ctx context.Context, link string, wait time.Duration) ([]netip.Addr,
 	if err != nil {
 		return nil, fmt.Errorf("look for DHCP servers on %s: %w", link, err)
 	}
-	s, err := port.Open(port.Port{Index: ifi.Index, Name: link}, toPort(clientPort))
+	s, err := port.Open(port.Port{Index: ifi.Index, Name: link}, offers())
 	if err != nil {
 		return nil, fmt.Errorf("look for DHCP servers: %w", err)
 	}
@@ -73,5 +74,22 @@ func Rivals(ctx context.Context, link string, wait time.Duration) ([]netip.Addr,
 		if !slices.Contains(found, server) {
 			found = append(found, server)
 		}
+	}
+}
+
+// offers lets through what is for a client: unfragmented IPv4 UDP to its port.
+func offers() []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 12, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherIPv4, SkipTrue: 8},
+		bpf.LoadAbsolute{Off: 23, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: 6},
+		bpf.LoadAbsolute{Off: 20, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 4},
+		bpf.LoadMemShift{Off: port.EtherSize},
+		bpf.LoadIndirect{Off: port.EtherSize + 2, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: clientPort, SkipTrue: 1},
+		bpf.RetConstant{Val: 0xffff},
+		bpf.RetConstant{Val: 0},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"gatehouse/server/dhcp"
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -16,8 +17,9 @@ var kinds = []string{"", "DISCOVER", "OFFER", "REQUEST", "DECLINE", "ACK", "NAK"
 // New returns a server without ports.
 func New(cfg dhcp.Config) *dhcp.Server {
 	return dhcp.New(dhcp.Protocol{
-		Name: "dhcp4", Family: vpc.IPv4, Network: "udp4", Port: serverPort, MaxSize: maxMessage, Kinds: kinds,
-		Filter: frameFilter, ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: arpProbe, Claim: arpClaim,
+		Name: "dhcp4", Family: vpc.IPv4, Network: "udp4", Port: serverPort, Kinds: kinds,
+		Messages: port.DHCPv4, Claims: port.ARPReply,
+		ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: arpProbe, Claim: arpClaim,
 		Parse: func(p *dhcp.Packet) (dhcp.Message, error) {
 			r, err := ParseRequest(p.Payload)
 			if err != nil {

@@ -24,6 +24,7 @@ import (
 // gateway is a server in a namespace of its own, with real links.
 type gateway struct {
 	*dhcp.Server
+	ports  *port.Set
 	t      *testing.T
 	ctx    context.Context
 	lab    *netlab.Lab
@@ -61,6 +62,12 @@ func newGateway(t *testing.T, change ...func(*lease.Config)) *gateway {
 	}
 	g.leases = lease.New(cfg, nil)
 	g.Server = New(Config{DUID: serverDUID, Config: dhcp.Config{Leases: g.leases, Logger: logger}})
+	g.ports = port.NewSet(logger, g.Server)
+	t.Cleanup(func() {
+		if err := g.ports.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	running.Go(func() { _ = g.leases.Run(ctx) }) // ends with the context's error
 	running.Go(func() { _ = g.space.Do(func() error { return g.Run(ctx) }) })
 	return g
@@ -102,7 +109,7 @@ func (g *gateway) plug(name string) {
 		if err != nil {
 			return err
 		}
-		return g.AddPort(port.Port{Index: ifi.Index, Name: name, VSwitch: webID})
+		return g.ports.Add(port.Port{Index: ifi.Index, Name: name, VSwitch: webID})
 	})
 }
 

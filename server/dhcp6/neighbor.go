@@ -3,8 +3,6 @@ package dhcp6
 import (
 	"net/netip"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
@@ -53,23 +51,4 @@ func neighborClaim(frame []byte) (addr netip.Addr, by vpc.MAC, ok bool) {
 		}
 	}
 	return netip.AddrFrom16([16]byte(m[neighborTarget:])), by, true
-}
-
-// frameFilter lets through what readFrame and neighborClaim read. It runs in the kernel, so that a port's other traffic
-// costs us nothing.
-func frameFilter() []bpf.Instruction {
-	const protocolAt, typeAt, portAt = port.EtherSize + 6, port.EtherSize + port.IPv6Size, port.EtherSize + port.IPv6Size + 2
-	return []bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: port.EtherIPv6, SkipTrue: 7},
-		bpf.LoadAbsolute{Off: protocolAt, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vpc.ProtocolICMPv6), SkipTrue: 3},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: 4},
-		bpf.LoadAbsolute{Off: portAt, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: serverPort, SkipTrue: 3, SkipFalse: 2},
-		bpf.LoadAbsolute{Off: typeAt, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeNeighborAdvertisement, SkipTrue: 1},
-		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: 0xffff},
-	}
 }

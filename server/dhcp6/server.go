@@ -35,8 +35,9 @@ type Config struct {
 // New returns a server without ports.
 func New(cfg Config) *dhcp.Server {
 	return dhcp.New(dhcp.Protocol{
-		Name: "dhcp6", Family: vpc.IPv6, Network: "udp6", Port: serverPort, MaxSize: maxMessage, Kinds: kinds,
-		Filter: frameFilter(), ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: neighborProbe, Claim: neighborClaim,
+		Name: "dhcp6", Family: vpc.IPv6, Network: "udp6", Port: serverPort, Kinds: kinds,
+		Messages: port.DHCPv6, Claims: port.NeighborAdvertisement,
+		ReadFrame: readFrame, ReadRelayed: readRelayed, Probe: neighborProbe, Claim: neighborClaim,
 		Parse: func(p *dhcp.Packet) (dhcp.Message, error) {
 			r, err := ParseRequest(p, cfg.DUID)
 			if err != nil {

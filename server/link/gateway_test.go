@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gatehouse/internal/netlab"
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -48,6 +49,7 @@ type gateway struct {
 	log     *safeBuffer
 
 	*Manager
+	set  *port.Set
 	stop func()
 
 	mu    sync.Mutex
@@ -109,17 +111,25 @@ func (g *gateway) open() {
 		Logger:    slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Journal:   g.journal,
 		Namespace: &ns,
-		OnPort: func(p Port, up bool) {
+		OnPort: func(p Port, up bool) error {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.ports[p.Name] = up
+			if up {
+				return g.set.Add(port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC, Bridged: p.Name != p.Link})
+			}
+			return g.set.Remove(p.Index)
 		},
 	})
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	g.Manager = m
+	g.set = port.NewSet(slog.New(slog.NewTextHandler(g.log, nil)), m)
 	g.stop = sync.OnceFunc(func() {
+		if err := g.set.Close(); err != nil {
+			g.t.Error(err)
+		}
 		m.Close()
 		ns.Close()
 	})

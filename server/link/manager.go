@@ -25,9 +25,11 @@ type Options struct {
 	Now     func() time.Time
 	Journal Journal
 	// OnPort hears of every port that guests can be plugged into: once when it is up, once when it no longer is. It is
-	// called by Run only, one call at a time and with no lock held, and should return quickly.
-	OnPort func(p Port, up bool)
-	// OnUnknown hears of the sender of a frame whose MAC is not registered; it may be called by many goroutines at once.
+	// called by Run only, in the namespace of the links, one call at a time and with no lock held, and should return
+	// quickly. A port that it does not take is offered again after the next comparison. A bridge's ports need somebody
+	// to read them for the Manager, which is a port.Server.
+	OnPort func(p Port, up bool) error
+	// OnUnknown hears of the sender of a frame whose MAC is not registered, one call at a time.
 	OnUnknown func(p Port, mac vpc.MAC)
 	// Interval is how often everything is compared when nothing was heard; default 30 s.
 	Interval time.Duration
@@ -44,6 +46,7 @@ type Manager struct {
 	newPorts chan struct{} // the ports may be others: tell OnPort
 	pings    chan struct{} // somebody asks whether Run still runs
 	interest atomic.Pointer[interest]
+	watch    *watch
 
 	mu        sync.Mutex     // held while the kernel is compared and changed
 	plan      *plan          // nil before the first Apply: nothing is touched
@@ -98,7 +101,7 @@ func New(ctx context.Context, opt Options) (*Manager, error) {
 	}
 	m := &Manager{
 		opt: opt, k: k, undo: u, saved: data,
-		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1), pings: make(chan struct{}),
+		changed: make(chan struct{}, 1), newPorts: make(chan struct{}, 1), pings: make(chan struct{}), watch: newWatch(),
 		holds:  &holds{at: map[vpc.MAC]held{}, ports: map[string]Port{}},
 		claims: map[vpc.MAC]claimed{},
 	}
@@ -179,10 +182,11 @@ func (m *Manager) Run(ctx context.Context) error {
 			cancel(err)
 		}
 	})
+	tasks.Go(func() { m.watch.run(ctx, m.seen) })
 	tick := time.NewTicker(m.opt.Interval)
 	defer tick.Stop()
-	watched := map[int]watched{}
-	defer m.unwatch(watched)
+	told := map[int]Port{}
+	defer m.tellNone(told)
 	wake(m.changed) // what happened before we could hear
 	for {
 		select {
@@ -199,7 +203,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tick.C:
 			m.keep(ctx)
 		}
-		m.rewatch(ctx, &tasks, watched)
+		m.tellPorts(told)
 	}
 }
 
@@ -238,75 +242,62 @@ func (m *Manager) keep(ctx context.Context) {
 	}
 }
 
-// watched is a port that OnPort has been told of, with what ends its watcher.
-type watched struct {
-	port Port
-	stop context.CancelFunc
-}
-
-// rewatch tells OnPort what has changed, and watches the ports that are up.
-func (m *Manager) rewatch(ctx context.Context, tasks *sync.WaitGroup, have map[int]watched) {
-	want := map[int]Port{}
+// tellPorts tells OnPort what has changed since it was told.
+func (m *Manager) tellPorts(told map[int]Port) {
+	up := map[int]Port{}
 	for _, p := range m.Ports() {
-		want[p.Index] = p
+		up[p.Index] = p
 	}
-	for _, i := range sortedKeys(have) {
-		if w := have[i]; want[i] != w.port {
-			w.stop()
-			delete(have, i)
-			m.tell(w.port, false)
+	var errs []error
+	for _, i := range sortedKeys(told) {
+		if p := told[i]; up[i] != p {
+			errs = append(errs, m.tell(p, false))
+			delete(told, i)
 		}
 	}
-	for _, i := range sortedKeys(want) {
-		if _, ok := have[i]; ok {
+	for _, i := range sortedKeys(up) {
+		if _, ok := told[i]; ok {
 			continue
 		}
-		p := want[i]
-		ctx, stop := context.WithCancel(ctx)
-		if err := m.watch(ctx, tasks, p); err != nil { // it has gone again, or it is tried with the next comparison
-			m.opt.Logger.Debug("port is not watched", "port", p.Name, "error", err)
-			stop()
-			continue
+		err := m.tell(up[i], true)
+		if err == nil {
+			told[i] = up[i]
 		}
-		have[i] = watched{p, stop}
-		m.tell(p, true)
+		errs = append(errs, err)
 	}
+	m.complain(errs)
 }
 
-// unwatch ends all watchers.
-func (m *Manager) unwatch(have map[int]watched) {
-	for _, i := range sortedKeys(have) {
-		have[i].stop()
-		m.tell(have[i].port, false)
+// tellNone tells OnPort that no port is up any more.
+func (m *Manager) tellNone(told map[int]Port) {
+	var errs []error
+	for _, i := range sortedKeys(told) {
+		errs = append(errs, m.tell(told[i], false))
 	}
+	m.complain(errs)
 }
 
-func (m *Manager) tell(p Port, up bool) {
-	if m.opt.OnPort != nil {
-		m.opt.OnPort(p, up)
-	}
-}
-
-// watch starts the watcher of a bridge's port; a plain interface holds no MACs.
-func (m *Manager) watch(ctx context.Context, tasks *sync.WaitGroup, p Port) error {
-	if p.Name == p.Link {
+func (m *Manager) tell(p Port, up bool) error {
+	if m.opt.OnPort == nil {
 		return nil
 	}
-	return m.k.in(func() error {
-		c, err := openPort(p)
-		if err != nil {
-			return err
-		}
-		tasks.Go(func() { watchPort(ctx, c, func(mac vpc.MAC) { m.seen(p, mac) }) })
-		return nil
-	})
+	return m.k.in(func() error { return m.opt.OnPort(p, up) })
+}
+
+// complain logs what OnPort said of ports: in one line, since what one lacks all lack.
+func (m *Manager) complain(errs []error) {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) > 0 {
+		m.opt.Logger.Warn("ports are not served", "ports", len(errs), "error", errs[0])
+	}
 }
 
 // seen hears of a frame's sender: the first one of a registered MAC makes the port its holder, and a claim on a MAC that is
 // held elsewhere is logged, whether the MAC is registered or only asked for.
-func (m *Manager) seen(p Port, mac vpc.MAC) {
+func (m *Manager) seen(name string, index int, mac vpc.MAC) {
 	m.mu.Lock()
-	if m.plan == nil {
+	p, up := m.holds.ports[name]
+	if m.plan == nil || !up || p.Index != index {
 		m.mu.Unlock()
 		return
 	}

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"testing"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/vpc"
 )
 
@@ -14,64 +12,6 @@ import (
 func frame(ethertype uint16, payload ...byte) []byte {
 	f := append(bytes.Repeat([]byte{0xff}, 6), 2, 0, 0, 0, 0, 1)
 	return append(binary.BigEndian.AppendUint16(f, ethertype), payload...)
-}
-
-// udp4 is an IPv4 header with options octets of options, and the ports of UDP.
-func udp4(options int, fragment, dst uint16) []byte {
-	h := make([]byte, 20+options)
-	h[0] = 0x40 | byte(5+options/4)
-	binary.BigEndian.PutUint16(h[6:], fragment)
-	h[9] = 17
-	h = append(h, 0, 68)
-	return append(binary.BigEndian.AppendUint16(h, dst), 0, 0, 0, 0)
-}
-
-func ip6(next byte, payload ...byte) []byte {
-	h := make([]byte, 40)
-	h[0], h[6] = 0x60, next
-	return append(h, payload...)
-}
-
-func TestOnlyFirstFramesLeaveTheKernel(t *testing.T) {
-	vm, err := bpf.NewVM(firstFrames())
-	if err != nil {
-		t.Fatal(err)
-	}
-	tcp := udp4(0, 0, 67)
-	tcp[9] = 6
-	for _, c := range []struct {
-		name  string
-		frame []byte
-		want  bool
-	}{
-		{"an ARP request", frame(0x0806, make([]byte, 28)...), true},
-		{"a DHCPv4 request", frame(0x0800, udp4(0, 0, 67)...), true},
-		{"a DHCPv4 request behind IP options", frame(0x0800, udp4(8, 0, 67)...), true},
-		{"a first fragment to port 67", frame(0x0800, udp4(0, 0x2000, 67)...), true},
-		{"a later fragment", frame(0x0800, udp4(0, 3, 67)...), false},
-		{"a DNS query over IPv4", frame(0x0800, udp4(0, 0, 53)...), false},
-		{"TCP to port 67", frame(0x0800, tcp...), false},
-		{"a router solicitation", frame(0x86dd, ip6(58, 133, 0, 0, 0)...), true},
-		{"a router advertisement", frame(0x86dd, ip6(58, 134, 0, 0, 0)...), false},
-		{"a neighbour solicitation", frame(0x86dd, ip6(58, 135, 0, 0, 0)...), true},
-		{"a neighbour advertisement", frame(0x86dd, ip6(58, 136, 0, 0, 0)...), true},
-		{"an echo request over IPv6", frame(0x86dd, ip6(58, 128, 0, 0, 0)...), false},
-		{"a DHCPv6 solicit", frame(0x86dd, ip6(17, 2, 34, 2, 35)...), true},
-		{"a DNS query over IPv6", frame(0x86dd, ip6(17, 2, 34, 0, 53)...), false},
-		{"TCP over IPv6", frame(0x86dd, ip6(6, 2, 34, 2, 35)...), false},
-		{"LLDP", frame(0x88cc, 0), false},
-		{"a truncated frame", frame(0x0800, 0x45), false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			n, err := vm.Run(c.frame)
-			if got := err == nil && n > 0; got != c.want {
-				t.Errorf("seen: %v, want %v (%v)", got, c.want, err)
-			}
-		})
-	}
-	if _, err := bpf.Assemble(append(incoming(), firstFrames()...)); err != nil {
-		t.Error(err)
-	}
 }
 
 func FuzzSender(f *testing.F) {

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/vpc"
 )
 
@@ -98,20 +96,4 @@ func Fold(acc uint32) uint16 {
 		acc = acc>>16 + acc&0xffff
 	}
 	return uint16(acc)
-}
-
-// FilterIPv6 lets through frames of a protocol that stands directly after the IPv6 header, when the value of the given
-// size at the offset from the end of that header is one of these (at most 200).
-func FilterIPv6(protocol vpc.Protocol, offset, size int, values ...uint32) []bpf.Instruction {
-	f := []bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: EtherIPv6, SkipTrue: uint8(len(values) + 3)},
-		bpf.LoadAbsolute{Off: EtherSize + 6, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(protocol), SkipTrue: uint8(len(values) + 1)},
-		bpf.LoadAbsolute{Off: uint32(EtherSize + IPv6Size + offset), Size: size},
-	}
-	for i, v := range values {
-		f = append(f, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(len(values) - i)})
-	}
-	return append(f, bpf.RetConstant{Val: 0}, bpf.RetConstant{Val: 0xffff})
 }

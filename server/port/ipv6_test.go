@@ -7,8 +7,6 @@ import (
 	"slices"
 	"testing"
 
-	"golang.org/x/net/bpf"
-
 	"gatehouse/vpc"
 )
 
@@ -55,39 +53,6 @@ func TestParseIPv6Refuses(t *testing.T) {
 	} {
 		if h, _, ok := ParseIPv6(b, vpc.ProtocolUDP); ok {
 			t.Errorf("%s is read: %+v", name, h)
-		}
-	}
-}
-
-func TestFilterIPv6(t *testing.T) {
-	solicit := func(kind byte) []byte { return header.Frame(vpc.ProtocolICMPv6, []byte{kind, 0, 0, 0, 0, 0, 0, 0}, 2) }
-	udp := header.Frame(vpc.ProtocolUDP, datagram(nil), 6)
-	other := slices.Clone(udp)
-	other[EtherSize+IPv6Size+3]++
-	for _, tt := range []struct {
-		name   string
-		filter []bpf.Instruction
-		frame  []byte
-		want   bool
-	}{
-		{"the port", FilterIPv6(vpc.ProtocolUDP, 2, 2, 547), udp, true},
-		{"another port", FilterIPv6(vpc.ProtocolUDP, 2, 2, 547), other, false},
-		{"another protocol", FilterIPv6(vpc.ProtocolUDP, 2, 2, 547), solicit(133), false},
-		{"the first type", FilterIPv6(vpc.ProtocolICMPv6, 0, 1, 133, 135), solicit(133), true},
-		{"the second type", FilterIPv6(vpc.ProtocolICMPv6, 0, 1, 133, 135), solicit(135), true},
-		{"another type", FilterIPv6(vpc.ProtocolICMPv6, 0, 1, 133, 135), solicit(134), false},
-		{"IPv4", FilterIPv6(vpc.ProtocolUDP, 2, 2, 547), append(slices.Clone(udp[:12]), append([]byte{8, 0}, udp[14:]...)...), false},
-		{"half a frame", FilterIPv6(vpc.ProtocolUDP, 2, 2, 547), udp[:30], false},
-	} {
-		vm, err := bpf.NewVM(tt.filter)
-		if err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
-		}
-		if n, err := vm.Run(tt.frame); err != nil || n > 0 != tt.want {
-			t.Errorf("%s: %d bytes, %v", tt.name, n, err)
-		}
-		if _, err := bpf.Assemble(Incoming(tt.filter)); err != nil {
-			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
 }

@@ -1,5 +1,5 @@
 // Package port reads and writes Ethernet frames on the ports of the vSwitches, for the servers that guests speak to before
-// they have an address.
+// they have an address, and for who keeps the ports. Each port has one socket; a Set gives its frames to those who want them.
 //
 // A locked port's unknown MAC never reaches the bridge, so what a guest says first is read on the port itself; and an
 // answer that is written to the port reaches the guests behind it and nobody else.
@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -30,18 +31,23 @@ type Port struct {
 	Name    string  //
 	VSwitch string  // ID
 	LinkMAC vpc.MAC // the gateway's MAC on the vSwitch, from which we send; zero: the port's own
+	Bridged bool    // it is a bridge's port
 }
 
 // Same reports whether p and q are served alike: the same link, for the same vSwitch, from the same MAC.
 func (p Port) Same(q Port) bool {
-	return p.Index == q.Index && p.Name == q.Name && p.VSwitch == q.VSwitch && (q.LinkMAC.IsZero() || p.LinkMAC == q.LinkMAC)
+	if q.LinkMAC.IsZero() {
+		q.LinkMAC = p.LinkMAC
+	}
+	return p == q
 }
 
 // Socket reads the frames of a port that a filter lets through, and sends frames to it.
 type Socket struct {
 	Port
-	conn *packet.Conn
-	raw  syscall.RawConn
+	conn   *packet.Conn
+	raw    syscall.RawConn
+	closed atomic.Bool
 }
 
 // Open listens on a port of the calling thread's network namespace. The filter sees only frames that come in untagged;
@@ -94,9 +100,33 @@ func Incoming(filter []bpf.Instruction) []bpf.Instruction {
 
 // Read waits for a frame. The error is one for which Gone is true when the socket has been closed; a link that goes down
 // is an error once, and the socket works again when it is up.
-func (s *Socket) Read(b []byte) (int, error) {
-	n, _, err := s.conn.ReadFrom(b)
+func (s *Socket) Read(b []byte) (n int, err error) {
+	wait := s.raw.Read(func(fd uintptr) bool {
+		n, err = receive(fd, b)
+		return err != unix.EAGAIN
+	})
+	switch {
+	case s.closed.Load():
+		return 0, net.ErrClosed
+	case wait != nil:
+		return 0, wait
+	}
 	return n, err
+}
+
+// receive reads a frame that waits in a socket's buffer.
+func receive(fd uintptr, b []byte) (int, error) {
+	for {
+		// It does not wait, so the scheduler need not be told of it.
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
 }
 
 // SetReadDeadline lets Read fail with os.ErrDeadlineExceeded from a time on.
@@ -130,4 +160,7 @@ func (s *Socket) Send(frame []byte) error {
 }
 
 // Close ends reading.
-func (s *Socket) Close() error { return s.conn.Close() }
+func (s *Socket) Close() error {
+	s.closed.Store(true)
+	return s.conn.Close()
+}

@@ -2,11 +2,8 @@ package ra
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,17 +13,14 @@ import (
 )
 
 const (
-	grain     = 20 * time.Millisecond // advertisements that are due within it leave together
-	readPause = 100 * time.Millisecond
+	grain = 20 * time.Millisecond // advertisements that are due within it leave together
 	// answersPerSecond bounds what one port is answered: a guest asks for a neighbour at most once a second.
 	answersPerSecond = 256
 )
 
-// conn is a port's socket.
-type conn interface {
-	Read([]byte) (int, error)
+// sender writes frames to a port.
+type sender interface {
 	Send(frame []byte) error
-	Close() error
 }
 
 // Config is what a Server needs.
@@ -35,8 +29,8 @@ type Config struct {
 	Jitter func(time.Duration) time.Duration // at random, from 0 up to what is given; nil: math/rand
 }
 
-// Server advertises the gateway on every port, and answers for the neighbours. AddPort, RemovePort, SetSnapshot and
-// Withdraw may be called at any time, from any goroutine; advertisements leave while Run runs.
+// Server advertises the gateway on every port, and answers for the neighbours. It is a port.Server. Its methods may be
+// called at any time, from any goroutine; advertisements leave while Run runs.
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
@@ -44,23 +38,22 @@ type Server struct {
 	snapshot atomic.Pointer[vpc.Snapshot]
 	wake     chan struct{} // one slot: something may be due earlier
 
-	mu      sync.Mutex
-	closed  bool
-	ports   map[int]*portState
-	readers sync.WaitGroup
+	mu    sync.Mutex
+	ports map[int]*portState
 }
 
 // portState is a port that is served.
 type portState struct {
 	port.Port
-	conn conn
+	sender
 
-	// Held by Server.mu.
+	// A solicitation does not wait for Server.mu, which is held while all ports are advertised to.
+	mu       sync.Mutex
 	speaks   bool // as a router
 	advert   Advertisement
 	schedule schedule
 
-	// Of the reader alone.
+	// Of the port's reader alone.
 	window   time.Time // the second in which answers are counted
 	answered int
 }
@@ -92,16 +85,7 @@ func (s *Server) Run(ctx context.Context) error {
 			timer.Reset(max(grain, s.until(now)))
 		}
 	}
-	s.mu.Lock()
-	s.closed = true
-	var errs []error
-	for _, p := range s.ports {
-		errs = append(errs, p.conn.Close())
-	}
-	clear(s.ports)
-	s.mu.Unlock()
-	s.readers.Wait()
-	return errors.Join(append(errs, ctx.Err())...)
+	return ctx.Err()
 }
 
 // until is how long nothing is due.
@@ -110,9 +94,11 @@ func (s *Server) until(now time.Time) time.Duration {
 	defer s.mu.Unlock()
 	wait := maxInterval
 	for _, p := range s.ports {
+		p.mu.Lock()
 		if p.speaks {
 			wait = min(wait, p.schedule.due().Sub(now))
 		}
+		p.mu.Unlock()
 	}
 	return max(0, wait)
 }
@@ -122,13 +108,20 @@ func (s *Server) advertise(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.ports {
-		if !p.speaks {
-			continue
-		}
-		if to, ok := p.schedule.take(now); ok {
-			s.send(p, p.advert, to)
+		if a, to, ok := p.take(now); ok {
+			s.send(p, a, to)
 		}
 	}
+}
+
+// take returns the advertisement that is due on the port.
+func (p *portState) take(now time.Time) (a Advertisement, to recipient, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.speaks {
+		to, ok = p.schedule.take(now)
+	}
+	return p.advert, to, ok
 }
 
 // send writes an advertisement to a port; s.mu is held.
@@ -137,7 +130,7 @@ func (s *Server) send(p *portState, a Advertisement, to recipient) {
 	if to == (recipient{}) {
 		h.DstMAC, h.Dst = multicastMAC(allNodes), allNodes
 	}
-	if err := p.conn.Send(h.Frame(vpc.ProtocolICMPv6, a.Encode(p.LinkMAC), checksumAt)); err != nil {
+	if err := p.Send(h.Frame(vpc.ProtocolICMPv6, a.Encode(p.LinkMAC), checksumAt)); err != nil {
 		s.count.failed.Add(1)
 		s.log.Debug("advertisement not sent", "port", p.Name, "error", err)
 		return
@@ -163,6 +156,8 @@ func (s *Server) speak(p *portState, snap *vpc.Snapshot) {
 		s.silence(p)
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.speaks && p.advert.Equal(a) {
 		return
 	}
@@ -185,9 +180,12 @@ func (s *Server) Withdraw(_ context.Context, snap *vpc.Snapshot) error {
 
 // silence ends advertising on a port with the final advertisement; s.mu is held.
 func (s *Server) silence(p *portState) {
-	if p.speaks {
-		p.speaks = false
-		s.send(p, p.advert.final(), recipient{})
+	p.mu.Lock()
+	spoke, final := p.speaks, p.advert.final()
+	p.speaks = false
+	p.mu.Unlock()
+	if spoke {
+		s.send(p, final, recipient{})
 	}
 }
 
@@ -209,75 +207,30 @@ func (s *Server) poke() {
 	}
 }
 
-// AddPort begins to serve a port of the calling thread's network namespace. A port that is served already for that vSwitch
-// is left as it is.
-func (s *Server) AddPort(p port.Port) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return net.ErrClosed
-	}
-	if old := s.ports[p.Index]; old != nil {
-		if old.Same(p) {
-			return nil
-		}
-		delete(s.ports, p.Index)
-		if err := old.conn.Close(); err != nil {
-			return fmt.Errorf("port %s: %w", old.Name, err)
-		}
-	}
-	sock, err := port.Open(p, port.FilterIPv6(vpc.ProtocolICMPv6, 0, 1, typeRouterSolicitation, typeNeighborSolicitation))
-	if err != nil {
-		return err
-	}
-	s.add(sock.Port, sock)
-	return nil
+// AddPort begins to advertise on a port, and makes the server read what is solicited there. A solicitation is answered at
+// once, or noted for Run.
+func (s *Server) AddPort(sock *port.Socket) (port.Kinds, port.Receiver) {
+	p := s.add(sock.Port, sock)
+	return port.RouterSolicitation | port.NeighborSolicitation, func(_ port.Kinds, frame []byte) { s.receive(p, frame, time.Now()) }
 }
 
-// add serves a port by its socket; s.mu is held.
-func (s *Server) add(p port.Port, c conn) {
-	st := &portState{Port: p, conn: c, schedule: schedule{jitter: s.cfg.Jitter}}
-	s.ports[p.Index] = st
-	s.speak(st, s.snapshot.Load())
-	s.readers.Go(func() { s.read(st) })
+func (s *Server) add(at port.Port, to sender) *portState {
+	p := &portState{Port: at, sender: to, schedule: schedule{jitter: s.cfg.Jitter}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ports[p.Index] = p
+	s.speak(p, s.snapshot.Load())
 	s.poke()
+	return p
 }
 
-// RemovePort ends serving a port; unknown indexes are ignored.
-func (s *Server) RemovePort(index int) {
+// RemovePort ends advertising on a port, without a word.
+func (s *Server) RemovePort(sock *port.Socket) { s.remove(sock.Index) }
+
+func (s *Server) remove(index int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.ports[index]; p != nil {
-		delete(s.ports, index)
-		if err := p.conn.Close(); err != nil {
-			s.log.Warn("close port", "port", p.Name, "error", err)
-		}
-	}
-}
-
-// read reads a port until it is removed. A link that goes down is an error once; the socket works again when it is up.
-func (s *Server) read(p *portState) {
-	buf := make([]byte, port.EtherSize+1500)
-	for {
-		n, err := p.conn.Read(buf)
-		switch {
-		case err == nil:
-			s.receive(p, buf[:n], time.Now())
-		case port.Gone(err), s.removed(p):
-			return
-		default:
-			if !port.Down(err) {
-				s.log.Warn("read port", "port", p.Name, "error", err)
-			}
-			time.Sleep(readPause)
-		}
-	}
-}
-
-func (s *Server) removed(p *portState) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed || s.ports[p.Index] != p
+	delete(s.ports, index)
 }
 
 // receive takes a frame from a port.
@@ -289,11 +242,11 @@ func (s *Server) receive(p *portState, frame []byte, now time.Time) {
 	}
 	if m.kind == typeRouterSolicitation {
 		s.count.routers.Add(1)
-		s.mu.Lock()
+		p.mu.Lock()
 		if p.speaks {
 			p.schedule.solicit(now, recipient{m.mac, m.src})
 		}
-		s.mu.Unlock()
+		p.mu.Unlock()
 		s.poke()
 		return
 	}
@@ -312,7 +265,7 @@ func (s *Server) receive(p *portState, frame []byte, now time.Time) {
 		s.count.limited.Add(1)
 		return
 	}
-	if err := p.conn.Send(neighborAdvertisement(m, p.LinkMAC)); err != nil {
+	if err := p.Send(neighborAdvertisement(m, p.LinkMAC)); err != nil {
 		s.count.failed.Add(1)
 		return
 	}

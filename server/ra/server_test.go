@@ -3,7 +3,6 @@ package ra
 import (
 	"context"
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -23,19 +22,9 @@ type sent struct {
 
 // fakePort is a port's socket whose guest is the test.
 type fakePort struct {
-	begin    time.Time
-	received chan []byte
-	closed   chan struct{}
-	sent     []sent
-}
-
-func (p *fakePort) Read(b []byte) (int, error) {
-	select {
-	case f := <-p.received:
-		return copy(b, f), nil
-	case <-p.closed:
-		return 0, net.ErrClosed
-	}
+	begin   time.Time
+	receive func(frame []byte)
+	sent    []sent
 }
 
 func (p *fakePort) Send(frame []byte) error {
@@ -46,8 +35,6 @@ func (p *fakePort) Send(frame []byte) error {
 	p.sent = append(p.sent, sent{time.Since(p.begin), h.Dst, int(binary.BigEndian.Uint16(m[6:]))})
 	return nil
 }
-
-func (p *fakePort) Close() error { close(p.closed); return nil }
 
 // take is what was sent since it was last called.
 func (p *fakePort) take() []sent {
@@ -66,10 +53,9 @@ func inBubble(t *testing.T, snap *vpc.Snapshot, f func(s *Server, p *fakePort)) 
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
-		p := &fakePort{begin: time.Now(), received: make(chan []byte), closed: make(chan struct{})}
-		s.mu.Lock()
-		s.add(webPort, p)
-		s.mu.Unlock()
+		p := &fakePort{begin: time.Now()}
+		at := s.add(webPort, p)
+		p.receive = func(frame []byte) { s.receive(at, frame, time.Now()) }
 		f(s, p)
 		p.take()
 		cancel()
@@ -107,26 +93,26 @@ func TestSolicitedAdvertisements(t *testing.T) {
 	inBubble(t, spec(nil), func(_ *Server, p *fakePort) {
 		time.Sleep(time.Minute)
 		p.take()
-		p.received <- routerSolicitation(web1MAC, a)
+		p.receive(routerSolicitation(web1MAC, a))
 		time.Sleep(time.Second)
 		expect(t, "who has an address is answered alone", p.take(), sent{60500 * ms, a, full})
 
-		p.received <- routerSolicitation(web1MAC, netip.IPv6Unspecified())
+		p.receive(routerSolicitation(web1MAC, netip.IPv6Unspecified()))
 		time.Sleep(time.Second)
 		expect(t, "who has none is answered with everybody", p.take(), sent{61500 * ms, allNodes, full})
 
-		p.received <- routerSolicitation(web1MAC, netip.IPv6Unspecified())
+		p.receive(routerSolicitation(web1MAC, netip.IPv6Unspecified()))
 		time.Sleep(3 * time.Second)
 		expect(t, "everybody hears no two within three seconds", p.take(), sent{64500 * ms, allNodes, full})
 
 		time.Sleep(5 * time.Second)
-		p.received <- routerSolicitation(web1MAC, a)
-		p.received <- routerSolicitation(web1MAC, a)
+		p.receive(routerSolicitation(web1MAC, a))
+		p.receive(routerSolicitation(web1MAC, a))
 		time.Sleep(time.Second)
 		expect(t, "who asks twice is answered once", p.take(), sent{70500 * ms, a, full})
 
-		p.received <- routerSolicitation(web1MAC, a)
-		p.received <- routerSolicitation(web2MAC, b)
+		p.receive(routerSolicitation(web1MAC, a))
+		p.receive(routerSolicitation(web2MAC, b))
 		time.Sleep(time.Second)
 		expect(t, "two are answered together", p.take(), sent{71500 * ms, allNodes, full})
 	})
@@ -160,7 +146,7 @@ func TestTheLastAdvertisement(t *testing.T) {
 			}
 			expect(t, name, p.take(), sent{time.Minute, allNodes, 0})
 			s.SetSnapshot(gone)
-			p.received <- routerSolicitation(web1MAC, addr("fe80::a"))
+			p.receive(routerSolicitation(web1MAC, addr("fe80::a")))
 			time.Sleep(time.Hour)
 			expect(t, name+": then silence", p.take())
 			s.SetSnapshot(spec(nil))
@@ -174,13 +160,13 @@ func TestARemovedPortIsLeftWithoutAWord(t *testing.T) {
 	inBubble(t, spec(nil), func(s *Server, p *fakePort) {
 		time.Sleep(time.Minute)
 		p.take()
-		s.RemovePort(webPort.Index)
+		s.remove(webPort.Index)
 		time.Sleep(time.Hour)
 		expect(t, "after removal", p.take())
 		if n := s.Stats().Ports; n != 0 {
 			t.Errorf("%d ports", n)
 		}
-		s.RemovePort(webPort.Index)
+		s.remove(webPort.Index)
 	})
 }
 
@@ -190,13 +176,13 @@ func TestNeighboursAreAnsweredUpToALimit(t *testing.T) {
 		p.take()
 		asks := neighborSolicitation(web1MAC, addr("fd00:20:0:1::10"), addr("fd00:20:0:1::11"))
 		for range answersPerSecond + 10 {
-			p.received <- asks
+			p.receive(asks)
 		}
 		if n := len(p.take()); n != answersPerSecond {
 			t.Errorf("%d answers within a second", n)
 		}
 		time.Sleep(time.Second)
-		p.received <- asks
+		p.receive(asks)
 		if n := len(p.take()); n != 1 {
 			t.Errorf("%d answers in the next second", n)
 		}
