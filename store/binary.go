@@ -219,6 +219,22 @@ func (r *reader) addrs() []netip.Addr {
 	return list
 }
 
+func (r *reader) prefixes() []netip.Prefix {
+	n, ok := r.len()
+	if !ok {
+		return nil
+	}
+	list := make([]netip.Prefix, 0, n)
+	for range n {
+		a, bits := r.addr(), int(r.byte())
+		if a.IsValid() && bits > a.BitLen() {
+			r.fail()
+		}
+		list = append(list, netip.PrefixFrom(a, bits)) // of no address it is none
+	}
+	return list
+}
+
 func (r *reader) time() time.Time {
 	sec, n := binary.Varint(r.rest)
 	if n <= 0 {

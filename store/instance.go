@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -21,10 +22,14 @@ import (
 //
 //	MAC (6) | ID | vSwitch | private address | secondary addresses | IPv6 addresses | count of those | groups | port
 //
+// and, in version 2, which only instances with prefixes have, the prefixes, each as its address and its length in a byte,
 // with the strings, lists and addresses of binary.go. Until schema 2 it was a record in JSON, which begins with a brace
 // and is still read: the history of older revisions has it.
 
-const instanceVersion = 1
+const (
+	instanceVersion = 1
+	prefixesVersion = 2 // an instance with prefixes
+)
 
 // The flags of an instance.
 const (
@@ -49,7 +54,11 @@ func encodeInstance(vpcID string, rank uint64, i *vpc.InstanceSpec) ([]byte, err
 			flags |= flag
 		}
 	}
-	b := binary.AppendUvarint([]byte{instanceVersion}, rank)
+	version := byte(instanceVersion)
+	if slices.ContainsFunc(i.Interfaces, func(n *vpc.InterfaceSpec) bool { return n != nil && n.IPv6Prefixes != nil }) {
+		version = prefixesVersion
+	}
+	b := binary.AppendUvarint([]byte{version}, rank)
 	b = append(appendString(b, vpcID), flags)
 	for _, s := range []string{i.Name, i.Description, string(i.PrivateDNS.HostnameType), i.Metadata.UserData} {
 		b = appendString(b, s)
@@ -82,13 +91,20 @@ func encodeInstance(vpcID string, rank uint64, i *vpc.InstanceSpec) ([]byte, err
 		}
 		b = appendLen(b, count, n.IPv6AddressCount == nil)
 		b = appendString(appendStrings(b, n.SecurityGroups), n.Port)
+		if version < prefixesVersion {
+			continue
+		}
+		b = appendLen(b, len(n.IPv6Prefixes), n.IPv6Prefixes == nil)
+		for _, p := range n.IPv6Prefixes {
+			b = append(appendAddr(b, p.Addr()), byte(p.Bits()))
+		}
 	}
 	return b, nil
 }
 
 // storedRank returns the rank of what is stored as an instance is, 0 of anything else.
 func storedRank(value []byte) uint64 {
-	if len(value) == 0 || value[0] != instanceVersion {
+	if len(value) == 0 || value[0] != instanceVersion && value[0] != prefixesVersion {
 		return 0
 	}
 	r := reader{rest: value[1:]}
@@ -106,7 +122,8 @@ func decodeInstance(o object, p *pool) (decoded[vpc.InstanceSpec], error) {
 	if len(o.value) == 0 {
 		return d, errShort
 	}
-	if v := o.value[0]; v != instanceVersion {
+	v := o.value[0]
+	if v != instanceVersion && v != prefixesVersion {
 		return d, fmt.Errorf("version %d is not known", v)
 	}
 	r := reader{rest: o.value[1:], pool: p}
@@ -132,7 +149,10 @@ func decodeInstance(o object, p *pool) (decoded[vpc.InstanceSpec], error) {
 			if len(d.spec.Interfaces) > 0 {
 				nic = new(vpc.InterfaceSpec)
 			}
-			if r.nic(nic); r.bad {
+			if r.nic(nic); v >= prefixesVersion {
+				nic.IPv6Prefixes = r.prefixes()
+			}
+			if r.bad {
 				break
 			}
 			d.spec.Interfaces = append(d.spec.Interfaces, nic)

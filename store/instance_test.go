@@ -47,8 +47,8 @@ func checkDecodes(t testing.TB, o object, p *pool, rank uint64, want *vpc.Instan
 	}
 }
 
-// addrs lets cmp compare addresses with ==.
-var addrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+// addrs lets cmp compare addresses and prefixes with ==.
+var addrs = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 
 func TestInstancesComeBackAsTheyWere(t *testing.T) {
 	p := newPool()
@@ -85,6 +85,9 @@ func fill(v reflect.Value, n *int) {
 	switch x := v.Addr().Interface().(type) {
 	case *netip.Addr:
 		*x = netip.AddrFrom16([16]byte{0xfd, 14: byte(*n >> 8), 15: byte(*n)})
+		return
+	case *netip.Prefix:
+		*x = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 8: byte(*n >> 8), 9: byte(*n)}), 80)
 		return
 	case *vpc.MAC:
 		*x = vpc.MAC{2, 4: byte(*n >> 8), 5: byte(*n)}
@@ -130,6 +133,7 @@ func TestAListThatIsEmptyStaysApartFromOneThatIsMissing(t *testing.T) {
 		"an empty list of them": {ID: "i-1", Interfaces: []*vpc.InterfaceSpec{}},
 		"empty lists in one": {ID: "i-1", Metadata: vpc.MetadataSpec{SSHKeys: []string{}}, Interfaces: []*vpc.InterfaceSpec{{
 			SecondaryPrivateIPs: []netip.Addr{}, IPv6Addresses: []netip.Addr{}, SecurityGroups: []string{}, IPv6AddressCount: new(int),
+			IPv6Prefixes: []netip.Prefix{},
 		}}},
 	} {
 		t.Run(name, func(t *testing.T) { checkDecodes(t, mustEncode(t, "vpc-1", 1, want), newPool(), 1, want) })
@@ -177,12 +181,12 @@ func FuzzInstance(f *testing.F) {
 		}
 		again, err := encodeInstance(d.vpc, d.rank, d.spec)
 		if err != nil {
-			if value[0] == instanceVersion {
+			if value[0] != '{' {
 				t.Fatal(err)
 			}
 			return // in JSON there may be more than can be kept
 		}
-		if value[0] != instanceVersion {
+		if value[0] == '{' {
 			return
 		}
 		back, err := decodeInstance(object{key, again}, newPool())

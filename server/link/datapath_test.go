@@ -62,6 +62,9 @@ func TestWhatOthersChangeIsRepaired(t *testing.T) {
 	one := g.guest("web-1", "tap1", "gh-web", nic(1))
 	g.guest("web-2", "tap2", "gh-web", nic(2))
 	g.pings(one, nic(2).PrivateIP)
+	g.apply(network(2, func(v *vpc.VPCSpec) {
+		v.Instances[1].Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80")}
+	}))
 
 	for _, c := range []struct {
 		name, script string
@@ -88,6 +91,12 @@ func TestWhatOthersChangeIsRepaired(t *testing.T) {
 		{"the bridge's address", "ip link set gh-web address 02:99:99:99:99:99", func() error { return g.shows("ip link show dev gh-web", bridgeMAC("vsw-00000000000000b1").String()) }},
 		{"a range that leads nowhere", "ip route del unreachable 10.20.0.0/16", func() error { return g.shows("ip route", "unreachable 10.20.0.0/16") }},
 		{"an IPv6 range that leads nowhere", "ip -6 route del unreachable fd00:20::/56", func() error { return g.shows("ip -6 route", "unreachable fd00:20::/56") }},
+		{"the route to a prefix", "ip -6 route del fd00:20:0:1:5::/80", func() error {
+			return g.shows("ip -6 route", "fd00:20:0:1:5::/80 via fd00:20:0:1::2 dev gh-web proto 103")
+		}},
+		{"a route to a prefix that leads to somebody else", "ip -6 route replace fd00:20:0:1:5::/80 via fd00:20:0:1::1 dev gh-web proto 103; ip -6 neigh del fd00:20:0:1::2 dev gh-web", func() error {
+			return g.shows("ip -6 route", "fd00:20:0:1:5::/80 via fd00:20:0:1::2 dev gh-web proto 103")
+		}},
 		{"a MAC that a port holds", "bridge fdb del 00:16:3e:00:00:01 dev tap1 master", func() error { return expect(g.holder(nic(1).MAC), "tap1") }},
 		{"the bridge itself", "ip link del gh-web", func() error { return g.shows("ip addr show dev gh-web", "10.20.1.253/24", "fe80::1/64", "state DOWN") }},
 	} {

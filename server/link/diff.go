@@ -33,7 +33,7 @@ type driver interface {
 	setUp(index int, up bool) error
 	addAddr(index int, a netip.Prefix) error
 	deleteAddr(index int, a netip.Prefix) error
-	replaceRoute(dst netip.Prefix, dev int, src netip.Addr) error // dev 0: unreachable
+	replaceRoute(dst netip.Prefix, dev int, via, src netip.Addr) error // dev 0: unreachable; via and src may be invalid
 	deleteRoute(dst netip.Prefix, dev int) error
 	replaceNeigh(index int, a netip.Addr, mac vpc.MAC) error
 	deleteNeigh(index int, a netip.Addr) error
@@ -392,9 +392,12 @@ func (d *differ) link(w *wantLink, l *link) {
 		d.step(func(k driver) error { return k.setUp(l.index, true) }, "%s: up", w.name)
 	}
 	for _, r := range w.routes {
-		if !slices.ContainsFunc(d.st.routes, func(have route) bool { return have.ours && have.dst == r && slices.Contains(have.devs, l.index) }) && l.up {
-			d.step(func(k driver) error { return k.replaceRoute(r, l.index, w.sw.GatewayAddr(vpc.FamilyOf(r.Addr()))) }, "%s: add route %s", w.name, r)
+		if !l.up || slices.ContainsFunc(d.st.routes, func(have route) bool { return have.is(r, l.index) }) {
+			continue
 		}
+		d.step(func(k driver) error {
+			return k.replaceRoute(r.dst, l.index, r.via, w.sw.GatewayAddr(vpc.FamilyOf(r.dst.Addr())))
+		}, "%s: add route %s", w.name, r)
 	}
 	d.neighs(w, l, u)
 }

@@ -71,8 +71,8 @@ func (f *following) mayFollow(h *holds) bool {
 			if i == nil {
 				continue
 			}
-			if i.Port != "" {
-				return false // pinned
+			if i.Port != "" || len(i.IPv6Prefixes) > 0 {
+				return false // pinned, or there are routes to it
 			}
 			at, held := h.at[i.MAC]
 			if held && (i == g.Old && (g.New == nil || g.New.MAC != i.MAC) || i == g.New && at.port.VSwitch != i.VSwitch.ID) {

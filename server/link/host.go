@@ -137,11 +137,15 @@ func (d *differ) ranges(links []accepted) {
 			d.out.refused = append(d.out.refused, &RefusedError{VPC: r.vpc, Reason: fmt.Sprintf("%s %s", r.prefix, clash)})
 		}
 	}
-	linked := map[netip.Prefix]int{}
+	type linkRoute struct {
+		wantRoute
+		dev int
+	}
+	linked := map[linkRoute]bool{}
 	for _, a := range links {
 		if a.link != nil {
 			for _, r := range a.want.routes {
-				linked[r] = a.link.index
+				linked[linkRoute{r, a.link.index}] = true
 			}
 		}
 	}
@@ -152,7 +156,7 @@ func (d *differ) ranges(links []accepted) {
 		case r.unicast && len(r.devs) == 1:
 			name := d.linkName(r.devs[0])
 			kept := d.out.undo.Links[name] != nil && d.p.link(name) != nil && !d.ours[r.devs[0]] // refused while in force
-			if linked[r.dst] != r.devs[0] && !kept {
+			if !linked[linkRoute{wantRoute{r.dst, r.via}, r.devs[0]}] && !kept {
 				d.step(func(k driver) error { return k.deleteRoute(r.dst, r.devs[0]) }, "delete route %s", d.describeRoute(r))
 			}
 		default:
@@ -164,7 +168,7 @@ func (d *differ) ranges(links []accepted) {
 	}
 	for _, r := range d.p.ranges {
 		if want[r.prefix] && !have[r.prefix] {
-			d.step(func(k driver) error { return k.replaceRoute(r.prefix, 0, netip.Addr{}) }, "add unreachable route %s", r.prefix)
+			d.step(func(k driver) error { return k.replaceRoute(r.prefix, 0, netip.Addr{}, netip.Addr{}) }, "add unreachable route %s", r.prefix)
 		}
 	}
 }

@@ -319,6 +319,7 @@ func (k *kernel) readRoutes(byIndex map[int]*link, interest func(string) bool, r
 				}
 				if n.LinkIndex != 0 && r.unicast {
 					r.devs = append(r.devs, n.LinkIndex)
+					r.via, _ = netip.AddrFromSlice(n.Gw)
 				}
 				for _, hop := range n.MultiPath {
 					r.devs = append(r.devs, hop.LinkIndex)
@@ -552,15 +553,15 @@ func (k *kernel) deleteAddr(index int, a netip.Prefix) error {
 	return unless(k.handle.AddrDel(byIndex(index), addr), unix.EADDRNOTAVAIL, unix.ENODEV)
 }
 
-func (k *kernel) replaceRoute(dst netip.Prefix, dev int, src netip.Addr) error {
-	return k.handle.RouteReplace(newRoute(dst, dev, src))
+func (k *kernel) replaceRoute(dst netip.Prefix, dev int, via, src netip.Addr) error {
+	return k.handle.RouteReplace(newRoute(dst, dev, via, src))
 }
 
 func (k *kernel) deleteRoute(dst netip.Prefix, dev int) error {
-	return unless(k.handle.RouteDel(newRoute(dst, dev, netip.Addr{})), unix.ESRCH, unix.ENODEV)
+	return unless(k.handle.RouteDel(newRoute(dst, dev, netip.Addr{}, netip.Addr{})), unix.ESRCH, unix.ENODEV)
 }
 
-func newRoute(dst netip.Prefix, dev int, src netip.Addr) *netlink.Route {
+func newRoute(dst netip.Prefix, dev int, via, src netip.Addr) *netlink.Route {
 	r := &netlink.Route{Dst: ipNet(dst), Protocol: protocol, Table: unix.RT_TABLE_MAIN, Family: netlink.FAMILY_V4}
 	if dst.Addr().Is6() {
 		r.Family = netlink.FAMILY_V6
@@ -572,6 +573,9 @@ func newRoute(dst netip.Prefix, dev int, src netip.Addr) *netlink.Route {
 	r.LinkIndex, r.Type = dev, unix.RTN_UNICAST
 	if dst.Addr().Is4() {
 		r.Scope = netlink.SCOPE_LINK
+	}
+	if via.IsValid() {
+		r.Gw = via.AsSlice()
 	}
 	if src.IsValid() {
 		r.Src = src.AsSlice()

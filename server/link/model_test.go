@@ -176,8 +176,8 @@ func (m *model) deleteAddr(index int, a netip.Prefix) error {
 	})
 }
 
-func (m *model) replaceRoute(dst netip.Prefix, dev int, _ netip.Addr) error {
-	r := route{dst: dst, ours: true, family: vpc.FamilyOf(dst.Addr())}
+func (m *model) replaceRoute(dst netip.Prefix, dev int, via, _ netip.Addr) error {
+	r := route{dst: dst, via: via, ours: true, family: vpc.FamilyOf(dst.Addr())}
 	if dev != 0 {
 		r.devs, r.unicast = []int{dev}, true
 	}
@@ -256,7 +256,7 @@ func (m *model) String() string {
 				devs += " " + l.name
 			}
 		}
-		routes = append(routes, fmt.Sprint(r.dst, devs, r.ours, r.unicast, r.kernel))
+		routes = append(routes, fmt.Sprint(r.dst, r.via, devs, r.ours, r.unicast, r.kernel))
 	}
 	slices.Sort(routes)
 	lines = append(lines, routes...)
@@ -287,6 +287,7 @@ func mixed() *vpc.Snapshot {
 	return network(2, func(v *vpc.VPCSpec) {
 		v.VSwitches[0].Attach = vpc.AttachSpec{Bridge: "br0"}
 		v.Instances[1].Interfaces[0].Port = "tap2"
+		v.Instances[1].Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80")}
 		v.VSwitches = append(v.VSwitches,
 			&vpc.VSwitchSpec{ID: "vsw-1f2e3d4c5b6a7988", Name: "own", CIDRBlock: netip.MustParsePrefix("10.20.2.0/24"), IPv6CIDRBlock: netip.MustParsePrefix("fd00:20:0:2::/64")},
 			&vpc.VSwitchSpec{ID: "vsw-2f2e3d4c5b6a7988", Name: "v4", CIDRBlock: netip.MustParsePrefix("10.20.4.0/24")},
@@ -408,6 +409,43 @@ func TestBridgesOfALostJournalAreKnownAgain(t *testing.T) {
 	m.converge(t, newPlan(nil), &u, noLimit)
 	if m.st.links["gh-web"] != nil || len(m.st.routes) != 0 {
 		t.Errorf("left behind: %v %v", m.st.links, m.st.routes)
+	}
+}
+
+func TestARouteFollowsThePrefix(t *testing.T) {
+	const prefix = "fd00:20:0:1:5::/80"
+	with := func(guest int, edit func(*vpc.InterfaceSpec)) *plan {
+		return newPlan(network(2, func(v *vpc.VPCSpec) {
+			if guest > 0 {
+				n := v.Instances[guest-1].Interfaces[0]
+				n.IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix(prefix)}
+				edit(n)
+			}
+		}))
+	}
+	same := func(*vpc.InterfaceSpec) {}
+	m, u := newModel(), emptyUndo()
+	for _, tt := range []struct {
+		name string
+		plan *plan
+		via  string // "": no route
+	}{
+		{"nobody has the prefix", with(0, nil), ""},
+		{"a guest gets it", with(1, same), "fd00:20:0:1::1"},
+		{"another guest gets it", with(2, same), "fd00:20:0:1::2"},
+		{"the guest gets another address", with(2, func(n *vpc.InterfaceSpec) { n.IPv6Addresses[0] = netip.MustParseAddr("fd00:20:0:1::9") }), "fd00:20:0:1::9"},
+		{"it is taken away", with(0, nil), ""},
+	} {
+		m.converge(t, tt.plan, &u, noLimit)
+		var via []string
+		for _, r := range m.st.routes {
+			if r.dst.String() == prefix {
+				via = append(via, r.via.String())
+			}
+		}
+		if got := strings.Join(via, " "); got != tt.via {
+			t.Errorf("%s: it leads over %q, want %q", tt.name, got, tt.via)
+		}
 	}
 }
 

@@ -30,9 +30,22 @@ type wantLink struct {
 	bridge  bool                   // else a plain interface that exists by itself
 	mac     vpc.MAC                // of a bridge that we create
 	addrs   []netip.Prefix         // the gateway's
-	routes  []netip.Prefix         // reached directly on the link; a bridge's follow from its addresses
+	routes  []wantRoute            // by the link; those of a bridge's own ranges follow from its addresses
 	neighs  map[netip.Addr]vpc.MAC //
 	sysctls []sysctl
+}
+
+// wantRoute is a route by the link of a vSwitch: to its range, or to a prefix that is delegated to a guest.
+type wantRoute struct {
+	dst netip.Prefix
+	via netip.Addr // the guest's own address; invalid: whoever it is for is on the link
+}
+
+func (r wantRoute) String() string {
+	if r.via.IsValid() {
+		return r.dst.String() + " via " + r.via.String()
+	}
+	return r.dst.String()
 }
 
 // wantRange is a range of a VPC: what is not reached by a vSwitch's link is reached nowhere, rather than by an uplink.
@@ -94,7 +107,7 @@ func (p *plan) registered(mac vpc.MAC) *vpc.Interface {
 
 // neighbour returns the MAC of who has the address on one of the links; zero if nobody has.
 func (p *plan) neighbour(a netip.Addr) vpc.MAC {
-	if i := p.onLink(p.snapshot.InterfaceByAddr(a)); i != nil {
+	if i := p.onLink(p.snapshot.Holder(a)); i != nil {
 		return i.MAC
 	}
 	return vpc.MAC{}
@@ -120,7 +133,7 @@ func newWantLink(sw *vpc.VSwitch) *wantLink {
 			w.addrs = append(w.addrs, netip.PrefixFrom(gw, r.Bits()))
 		default:
 			w.addrs = append(w.addrs, netip.PrefixFrom(gw, gw.BitLen()))
-			w.routes = append(w.routes, r)
+			w.routes = append(w.routes, wantRoute{dst: r})
 		}
 	}
 	if sw.IPv6CIDRBlock.IsValid() {
@@ -129,6 +142,9 @@ func newWantLink(sw *vpc.VSwitch) *wantLink {
 	for _, i := range sw.Interfaces {
 		for a := range i.Addrs {
 			w.neighs[a] = i.MAC
+		}
+		for _, p := range i.IPv6Prefixes {
+			w.routes = append(w.routes, wantRoute{p, i.Primary(vpc.IPv6)})
 		}
 	}
 	w.sysctls = linkSysctls(w)

@@ -2,6 +2,7 @@ package link
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -73,11 +74,17 @@ const (
 // route is one route of the main table.
 type route struct {
 	dst     netip.Prefix
-	devs    []int // indexes
-	ours    bool  // carries our protocol number
-	unicast bool  // leads somewhere; else blackhole, unreachable, prohibit, throw
-	kernel  bool  // the kernel made it for an address
+	devs    []int      // indexes
+	via     netip.Addr // the next hop, if there is one only
+	ours    bool       // carries our protocol number
+	unicast bool       // leads somewhere; else blackhole, unreachable, prohibit, throw
+	kernel  bool       // the kernel made it for an address
 	family  vpc.Family
+}
+
+// is reports whether the route is one of ours that is wanted on a link.
+func (r route) is(want wantRoute, index int) bool {
+	return r.ours && r.unicast && r.dst == want.dst && r.via == want.via && slices.Contains(r.devs, index)
 }
 
 // isDefault reports whether the route is a default route.
