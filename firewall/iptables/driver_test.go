@@ -371,6 +371,35 @@ func TestProbeLeavesNothingBehind(t *testing.T) {
 	})
 }
 
+// A firewall that starts at the same time flushes all tables, and removes chains that are nobody's to it.
+func TestProbeOutlivesAFlush(t *testing.T) {
+	onBoth(t, func(t *testing.T, d *Driver) {
+		ctx, cancel := context.WithCancel(t.Context())
+		flushed := make(chan int)
+		go func() {
+			n := 0
+			for ; ctx.Err() == nil; n++ {
+				for _, f := range vpc.Families() {
+					// It may fail as the probe may: another writes at the same time.
+					_ = exec.CommandContext(ctx, "sh", "-c", strings.ReplaceAll("T -w -t mangle -F; T -w -t mangle -X; sleep 0.02", "T", d.backend.families[f].tables)).Run()
+				}
+			}
+			flushed <- n
+		}()
+		for range 5 {
+			if _, features, err := Probe(ctx, Config{Backend: string(d.backend.Mode), MarkMask: mask}); err != nil {
+				t.Error(err)
+			} else if !features.MapMark || !features.NFLog || !features.ClampMSS {
+				t.Errorf("features %+v: this kernel is known to have more", features)
+			}
+		}
+		cancel()
+		if n := <-flushed; n < 5 {
+			t.Errorf("it was flushed %d times only", n)
+		}
+	})
+}
+
 func TestProbeFindsTheOtherBackendAndClashingMarks(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *Driver) {
 		other, err := discover(context.Background(), string(d.backend.Mode.other()))

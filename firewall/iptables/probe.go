@@ -115,29 +115,53 @@ func (d *Driver) try(ctx context.Context, f vpc.Family, rule string) (bool, erro
 	return d.scratch(ctx, f, "-A "+scratchChain()+" "+rule+"\n", func() error { return nil })
 }
 
+// tries is how often a rule must be refused, or be read back as another, until the kernel is taken to lack it: whoever flushes
+// tables at the same moment makes iptables fail too.
+const tries = 3
+
 // scratch calls use while rules are in the scratch chain of mangle. It reports whether they were accepted.
 func (d *Driver) scratch(ctx context.Context, f vpc.Family, rules string, use func() error) (bool, error) {
 	chain := scratchChain()
-	err := d.Restore(ctx, f, "*mangle\n:"+chain+" - [0:0]\n"+rules+"COMMIT\n")
-	var refused *RestoreError
-	if errors.As(err, &refused) {
-		return false, nil // the transaction is void: the chain does not exist
+	// Declaring the chain empties it, and makes it again if somebody has removed it meanwhile.
+	declare := "*mangle\n:" + chain + " - [0:0]\n"
+	accepted, err := d.restoreScratch(ctx, f, declare+rules+"COMMIT\n")
+	if !accepted || err != nil {
+		return false, err // the transaction is void: the chain does not exist
 	}
-	if err != nil {
-		return false, err
+	err = use()
+	removed, failed := d.restoreScratch(context.WithoutCancel(ctx), f, declare+"-X "+chain+"\nCOMMIT\n")
+	if failed == nil && !removed {
+		failed = fmt.Errorf("the %s chain %s cannot be removed from mangle", f, chain)
 	}
-	return true, errors.Join(use(), d.Restore(context.WithoutCancel(ctx), f, "*mangle\n-F "+chain+"\n-X "+chain+"\nCOMMIT\n"))
+	return true, errors.Join(err, failed)
+}
+
+// restoreScratch reports whether a text is accepted; a failure that has nothing to do with it is an error.
+func (d *Driver) restoreScratch(ctx context.Context, f vpc.Family, text string) (bool, error) {
+	for range tries {
+		err := d.Restore(ctx, f, text)
+		var refused *RestoreError
+		if !errors.As(err, &refused) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // readsBack reports whether bare rules are printed as they are written; set has skbinfo.
 func (d *Driver) readsBack(ctx context.Context, f vpc.Family, set string) (same bool, err error) {
 	c := firewall.BareForms(f, scratchChain(), set)
-	accepted, err := d.scratch(ctx, f, string(c.AppendLines(nil, f)), func() error {
-		found, err := d.ReadChains(ctx, f, "mangle", []string{c.Name})
-		same = err == nil && c.HasHashes(f, found[c.Name])
-		return err
-	})
-	return accepted && same, err
+	for range tries {
+		accepted, err := d.scratch(ctx, f, string(c.AppendLines(nil, f)), func() error {
+			found, err := d.ReadChains(ctx, f, "mangle", []string{c.Name})
+			same = err == nil && c.HasHashes(f, found[c.Name])
+			return err
+		})
+		if !accepted || same || err != nil {
+			return accepted && same, err
+		}
+	}
+	return false, nil
 }
 
 // findings looks for other people's rules that go together badly with ours.
