@@ -3,8 +3,12 @@ package link
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"slices"
 	"testing"
+	"time"
 
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -12,6 +16,67 @@ import (
 func frame(ethertype uint16, payload ...byte) []byte {
 	f := append(bytes.Repeat([]byte{0xff}, 6), 2, 0, 0, 0, 0, 1)
 	return append(binary.BigEndian.AppendUint16(f, ethertype), payload...)
+}
+
+func TestSendersAreHeardOnceAnIntervalAndPortsTakeTurns(t *testing.T) {
+	w := newWatch()
+	mac := func(n int) vpc.MAC { return vpc.MAC{2, 0, 0, 0, byte(n >> 8), byte(n)} }
+	at := func(index int) *watcher {
+		return &watcher{port: port.Port{Index: index, Name: fmt.Sprintf("tap%d", index)}}
+	}
+	told := func() (all []string) {
+		for p, mac, ok := w.next(); ok; p, mac, ok = w.next() {
+			all = append(all, fmt.Sprintf("%s %d", p.Name, mac[5]))
+		}
+		return all
+	}
+	flood, quiet, now := at(1), at(2), time.Unix(100_000, 0)
+	for n := range 1000 {
+		w.hear(flood, mac(n), now)
+	}
+	for range 3 {
+		w.hear(quiet, mac(7), now)
+	}
+	if got := told(); len(got) != watchBurst+1 || got[0] != "tap1 0" || got[1] != "tap2 7" || got[2] != "tap1 1" {
+		t.Errorf("told of %d senders: %v", len(got), got)
+	}
+	w.hear(flood, mac(5), now.Add(watchInterval-1))
+	w.hear(quiet, mac(7), now.Add(watchInterval-1))
+	w.hear(quiet, mac(8), now.Add(watchInterval-1))
+	if got := told(); !slices.Equal(got, []string{"tap2 8"}) {
+		t.Errorf("within the interval: %v", got)
+	}
+	now = now.Add(watchInterval)
+	w.hear(flood, mac(5), now)
+	w.hear(quiet, mac(7), now)
+	now = now.Add(time.Hour) // nobody has had the time to look
+	w.hear(flood, mac(5), now)
+	w.hear(quiet, mac(7), now)
+	if got := told(); !slices.Equal(got, []string{"tap1 5", "tap2 7"}) {
+		t.Errorf("after the interval: %v", got)
+	}
+}
+
+func TestOnlyABridgesPortIsHeard(t *testing.T) {
+	m := &Manager{watch: newWatch()}
+	if kinds, _ := m.AddPort(&port.Socket{Port: port.Port{Index: 1, Name: "eth1"}}); kinds != 0 {
+		t.Errorf("a plain interface: %s", kinds)
+	}
+	kinds, receive := m.AddPort(&port.Socket{Port: port.Port{Index: 2, Name: "tap2", Bridged: true}})
+	if kinds != port.AllKinds {
+		t.Errorf("a bridge's port: %s", kinds)
+	}
+	group := frame(0x0806)
+	group[6] = 3
+	for _, f := range [][]byte{frame(0x0806), group, {}} {
+		receive(port.ARPRequest, f)
+	}
+	if p, mac, ok := m.watch.next(); !ok || p.Name != "tap2" || mac != (vpc.MAC{2, 0, 0, 0, 0, 1}) {
+		t.Errorf("%s on %q, %t", mac, p.Name, ok)
+	}
+	if _, mac, ok := m.watch.next(); ok {
+		t.Errorf("%s is heard too", mac)
+	}
 }
 
 func FuzzSender(f *testing.F) {
