@@ -117,6 +117,9 @@ func describeGroup(d *api.Description, s *vpc.Snapshot, sg *vpc.SecurityGroup) {
 		for a := range n.Addrs {
 			addrs = append(addrs, a.String())
 		}
+		for _, p := range n.IPv6Prefixes {
+			addrs = append(addrs, p.String())
+		}
 		rows = append(rows, []string{n.Instance.Name, n.ID, strings.Join(addrs, ",")})
 	}
 	d.Sections = append(d.Sections, api.Section{Title: "members", Header: []string{"INSTANCE", "INTERFACE", "ADDRESSES"}, Rows: rows})
@@ -152,6 +155,9 @@ func describeVSwitch(d *api.Description, s *vpc.Snapshot, w *vpc.VSwitch) {
 		var addrs []string
 		for a := range n.Addrs {
 			addrs = append(addrs, a.String())
+		}
+		for _, p := range n.IPv6Prefixes {
+			addrs = append(addrs, p.String())
 		}
 		rows = append(rows, []string{n.Instance.Name, n.ID, n.MAC.String(), strings.Join(addrs, ",")})
 	}

@@ -23,10 +23,10 @@ func columns(kind vpc.Kind) []column {
 			{"GATEWAY", "status.gateway", false}, {"LINK", "status.link", false}, {"ACL", "networkAcl", false}, {"FREE", "status.freeAddresses", false}, {"POOL", "status.pool", false}, {"ENROLLMENT", "enrollment", true}}
 	case vpc.KindInstance:
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"ADDRESS", "interfaces.privateIp", false}, {"IPV6", "interfaces.ipv6Addresses", false},
-			{"MAC", "interfaces.mac", true}, {"VSWITCH", "interfaces.vswitch", false}, {"GROUPS", "interfaces.securityGroups", false}, {"LEASE", "status.lease", false}, {"ENROLLED", "enrolled", true}}
+			{"PREFIXES", "interfaces.ipv6Prefixes", true}, {"MAC", "interfaces.mac", true}, {"VSWITCH", "interfaces.vswitch", false}, {"GROUPS", "interfaces.securityGroups", false}, {"LEASE", "status.lease", false}, {"ENROLLED", "enrolled", true}}
 	case vpc.KindInterface:
 		return []column{{"VPC", "vpc", false}, {"INSTANCE", "instance", false}, {"ID", "id", false}, {"MAC", "mac", false}, {"VSWITCH", "vswitch", false},
-			{"ADDRESS", "privateIp", false}, {"SECONDARY", "secondaryPrivateIps", true}, {"IPV6", "ipv6Addresses", false}, {"GROUPS", "securityGroups", false}, {"PORT", "port", true}}
+			{"ADDRESS", "privateIp", false}, {"SECONDARY", "secondaryPrivateIps", true}, {"IPV6", "ipv6Addresses", false}, {"PREFIXES", "ipv6Prefixes", true}, {"GROUPS", "securityGroups", false}, {"PORT", "port", true}}
 	case vpc.KindSecurityGroup:
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"TYPE", "type", false}, {"INNER", "innerAccess", false},
 			{"RULES", "rules.#", false}, {"MEMBERS", "status.members", false}}

@@ -64,6 +64,7 @@ func fields(kind vpc.Kind) []field {
 			{"private-ip", "interfaces.0.privateIp", fieldText, "IPv4 address of the primary interface"},
 			{"secondary-private-ips", "interfaces.0.secondaryPrivateIps", fieldList, "secondary IPv4 addresses"},
 			{"ipv6-addresses", "interfaces.0.ipv6Addresses", fieldList, "IPv6 addresses"},
+			{"ipv6-prefixes", "interfaces.0.ipv6Prefixes", fieldList, "IPv6 prefixes, each /80, delegated to the guest by DHCPv6"},
 			{"security-groups", "interfaces.0.securityGroups", fieldList, "security groups of the primary interface"},
 			{"port", "interfaces.0.port", fieldText, "bridge port that the MAC is pinned to"},
 		}

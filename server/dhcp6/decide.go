@@ -62,7 +62,7 @@ func (x *exchange) solicit() dhcp.Decision {
 		if nic == nil || errors.Is(err, lease.ErrElsewhere) {
 			return dropped(dhcp.DropOf(err))
 		}
-		return dhcp.Decision{Reply: x.grant(dhcpv6.MessageTypeAdvertise, nic, netip.Addr{}, iana.StatusNoAddrsAvail)}
+		return dhcp.Decision{Reply: x.offer(nic, netip.Addr{})}
 	}
 	l, nic, err := x.leases.Offer(x.client)
 	switch {
@@ -76,15 +76,24 @@ func (x *exchange) solicit() dhcp.Decision {
 		return dropped(dhcp.DropOf(err))
 	}
 	if x.RapidCommit {
-		p := x.grant(dhcpv6.MessageTypeReply, nic, l.Address, iana.StatusNoAddrsAvail)
-		p.must(dhcpv6.OptionRapidCommit, nil)
-		return dhcp.Decision{Reply: p, Lease: &l}
+		return dhcp.Decision{Reply: x.offer(nic, l.Address), Lease: &l}
 	}
-	p := x.grant(dhcpv6.MessageTypeAdvertise, nic, l.Address, iana.StatusNoAddrsAvail)
-	if x.vswitch.OwnsBridge() {
+	return dhcp.Decision{Reply: x.offer(nic, l.Address)}
+}
+
+// offer is the answer to a SOLICIT: an offer, or with rapid commit what it asks for, if there is anything of that.
+func (x *exchange) offer(nic *vpc.Interface, addr netip.Addr) *Reply {
+	something := addr.IsValid() || x.delegates(nic)
+	if x.RapidCommit && something {
+		p := x.grant(dhcpv6.MessageTypeReply, nic, addr, iana.StatusNoAddrsAvail)
+		p.must(dhcpv6.OptionRapidCommit, nil)
+		return p
+	}
+	p := x.grant(dhcpv6.MessageTypeAdvertise, nic, addr, iana.StatusNoAddrsAvail)
+	if something && x.vswitch.OwnsBridge() {
 		p.must(dhcpv6.OptionPreference, []byte{255}) // nobody else can answer: the client need not wait (section 18.2.1)
 	}
-	return dhcp.Decision{Reply: p}
+	return p
 }
 
 // request gives the address that was offered (section 18.3.2).
@@ -138,10 +147,15 @@ func (x *exchange) confirm() dhcp.Decision {
 // extend lets the client keep its address (sections 18.3.4 and 18.3.5). A client whose interface has got another address
 // is told that one, and to forget the old.
 func (x *exchange) extend() dhcp.Decision {
-	if !x.asksForAddress() {
-		return x.refuse(iana.StatusNoBinding, "nothing that it has is an address", true)
+	address := x.asksForAddress()
+	var l vpc.Lease
+	nic, _, err := x.leases.Lookup(x.client)
+	switch {
+	case address:
+		l, nic, err = x.bind()
+	case err == nil && !x.delegates(nic):
+		return x.refuse(iana.StatusNoBinding, "nothing that it has is an address or a prefix", true)
 	}
-	l, nic, err := x.bind()
 	if x.Type == dhcpv6.MessageTypeRebind {
 		var addrs []netip.Addr
 		for _, ia := range x.IAs {
@@ -157,7 +171,11 @@ func (x *exchange) extend() dhcp.Decision {
 	if err != nil {
 		return x.refuse(iana.StatusNoBinding, err.Error(), true)
 	}
-	return dhcp.Decision{Reply: x.grant(dhcpv6.MessageTypeReply, nic, l.Address, iana.StatusNoBinding), Lease: &l}
+	d := dhcp.Decision{Reply: x.grant(dhcpv6.MessageTypeReply, nic, l.Address, iana.StatusNoBinding)}
+	if address {
+		d.Lease = &l
+	}
+	return d
 }
 
 // end ends leases by Release (section 18.3.7) or Decline (section 18.3.8). What is not the client's is told apart.
@@ -165,7 +183,7 @@ func (x *exchange) end(end func(lease.Client, netip.Addr) (vpc.Lease, error)) dh
 	p := newReply(x.Request, dhcpv6.MessageTypeReply)
 	p.must(dhcpv6.OptionStatusCode, status(iana.StatusSuccess, ""))
 	for _, ia := range x.IAs {
-		ended := false
+		ended := ia.Code == dhcpv6.OptionIAPD && x.gaveBack(ia)
 		for _, a := range ia.Addrs {
 			_, err := end(x.client, a)
 			if errors.Is(err, lease.ErrBusy) {
@@ -178,6 +196,14 @@ func (x *exchange) end(end func(lease.Client, netip.Addr) (vpc.Lease, error)) dh
 		}
 	}
 	return dhcp.Decision{Reply: p}
+}
+
+// gaveBack reports whether the client ends its use of a prefix that is its own. There is nothing to do then: it stays the
+// interface's. A prefix cannot be declined (section 18.2.8).
+func (x *exchange) gaveBack(ia IA) bool {
+	nic, _, err := x.leases.Lookup(x.client)
+	return err == nil && x.Type == dhcpv6.MessageTypeRelease &&
+		slices.ContainsFunc(ia.Prefixes, func(p netip.Prefix) bool { return slices.Contains(nic.IPv6Prefixes, p) })
 }
 
 // inform tells a guest that has its address from elsewhere about the network (section 18.3.6): no address, no lease.
@@ -236,27 +262,81 @@ func (x *exchange) chosen(addr netip.Addr) int {
 	return first
 }
 
-// grant is a reply that offers or gives an address, if it is valid; the other identity associations are refused with a
-// status.
+// delegation says which prefixes of the interface each identity association gets, by its index: those that it names, and of
+// those that none names each goes to the one that has fewest. So what a client has stays where it is, a client with one
+// association gets them all, and what has come to the interface comes with a renewal. A length that a client would like
+// (RFC 8168) changes nothing: there is one length only.
+//
+// A prefix has no lease. It is the interface's by the declared state, which was durable before a snapshot had it, and
+// nobody else can be given it, whatever becomes of the client or of us: there is nothing that a reply would have to wait for.
+func (x *exchange) delegation(nic *vpc.Interface) map[int][]netip.Prefix {
+	given := map[int][]netip.Prefix{}
+	var unnamed []netip.Prefix
+	for _, p := range nic.IPv6Prefixes {
+		if i := slices.IndexFunc(x.IAs, func(ia IA) bool { return slices.Contains(ia.Prefixes, p) }); i >= 0 {
+			given[i] = append(given[i], p)
+		} else {
+			unnamed = append(unnamed, p)
+		}
+	}
+	for _, p := range unnamed {
+		fewest := -1
+		for i, ia := range x.IAs {
+			if ia.Code == dhcpv6.OptionIAPD && (fewest < 0 || len(given[i]) < len(given[fewest])) {
+				fewest = i
+			}
+		}
+		if fewest >= 0 {
+			given[fewest] = append(given[fewest], p)
+		}
+	}
+	return given
+}
+
+// delegates reports whether the client asks for a prefix and gets one.
+func (x *exchange) delegates(nic *vpc.Interface) bool { return len(x.delegation(nic)) > 0 }
+
+// grant is a reply that offers or gives an address, if it is valid, and the interface's prefixes; the other identity
+// associations are refused with a status.
 func (x *exchange) grant(kind dhcpv6.MessageType, nic *vpc.Interface, addr netip.Addr, others iana.StatusCode) *Reply {
 	p := newReply(x.Request, kind)
 	chosen := -1
 	if addr.IsValid() {
 		chosen = x.chosen(addr)
 	}
+	extends := x.Type == dhcpv6.MessageTypeRenew || x.Type == dhcpv6.MessageTypeRebind
+	delegation := x.delegation(nic)
 	for i, ia := range x.IAs {
+		if prefixes := delegation[i]; len(prefixes) > 0 {
+			var gone []netip.Prefix
+			if extends {
+				gone = slices.DeleteFunc(slices.Clone(ia.Prefixes), func(p netip.Prefix) bool {
+					return p.Addr().IsUnspecified() || slices.Contains(nic.IPv6Prefixes, p)
+				})
+			}
+			p.addPrefixes(ia, prefixes, lease.Time(x.vswitch, vpc.IPv6), gone)
+			continue
+		}
 		if i != chosen {
-			p.addIA(ia, status(refusal(ia, others), "an interface has one address"))
+			p.addIA(ia, status(refusal(ia, others), refused(ia)))
 			continue
 		}
 		var gone []netip.Addr
-		if x.Type == dhcpv6.MessageTypeRenew || x.Type == dhcpv6.MessageTypeRebind {
+		if extends {
 			gone = slices.DeleteFunc(slices.Clone(ia.Addrs), func(a netip.Addr) bool { return a == addr })
 		}
 		p.addAddress(ia, addr, lease.Time(x.vswitch, vpc.IPv6), gone)
 	}
 	p.addNetwork(x.Request, nic)
 	return p
+}
+
+// refused says why an identity association gets nothing where others may.
+func refused(ia IA) string {
+	if ia.Code == dhcpv6.OptionIAPD {
+		return "no prefix for it"
+	}
+	return "an interface has one address"
 }
 
 // refuse is a reply that gives nothing: the status stands in each identity association, or for the whole message.

@@ -39,7 +39,14 @@ func summary(m *dhcpv6.Message) string {
 		case *dhcpv6.OptIATA:
 			parts = append(parts, fmt.Sprintf("ta%d %s", o.IaId[3], statusOf(o.Options.Status())))
 		case *dhcpv6.OptIAPD:
-			parts = append(parts, fmt.Sprintf("pd%d %s", o.IaId[3], statusOf(o.Options.Status())))
+			s := fmt.Sprintf("pd%d", o.IaId[3])
+			for _, p := range o.Options.Prefixes() {
+				s += fmt.Sprintf(" %s/%d", p.Prefix, int(p.ValidLifetime.Seconds()))
+			}
+			if st := o.Options.Status(); st != nil {
+				s += " " + st.StatusCode.String()
+			}
+			parts = append(parts, s)
 		}
 	}
 	return strings.Join(parts, "; ")
@@ -156,6 +163,75 @@ func TestDecide(t *testing.T) {
 			}
 			if d.Lease != nil && (d.Lease.Address != addr(own) || d.Lease.MAC != webMAC || d.Lease.DUID == "") {
 				t.Errorf("lease %+v", *d.Lease)
+			}
+		})
+	}
+}
+
+func TestPrefixesAreDelegated(t *testing.T) {
+	const (
+		first, second = "fd00:20:0:1:5::/80", "fd00:20:0:1:6::/80"
+		all           = " " + first + "/86400 " + second + "/86400"
+		own           = "fd00:20:0:1::10"
+		advertise     = dhcpv6.MessageTypeAdvertise
+		reply         = dhcpv6.MessageTypeReply
+	)
+	declined := bound(webMAC, own, "eni-web-1")
+	declined.State = vpc.LeaseDeclined
+	for _, tt := range []struct {
+		name    string
+		mac     vpc.MAC
+		leases  []vpc.Lease
+		msg     *dhcpv6.Message
+		reply   dhcpv6.MessageType
+		says    string
+		durable bool
+	}{
+		{"a SOLICIT for prefixes alone is offered them all", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1)), advertise, "pd1" + all, false},
+		{"an address and prefixes", webMAC, nil, message(dhcpv6.MessageTypeSolicit, ia(1), pd(2)), advertise, "na1 fd00:20:0:1::10/86400; pd2" + all, false},
+		{"two associations share them", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1), pd(2)), advertise, "pd1 " + first + "/86400; pd2 " + second + "/86400", false},
+		{"and a third gets none", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1), pd(2), pd(3)), advertise, "pd1 " + first + "/86400; pd2 " + second + "/86400; pd3 NoPrefixAvail", false},
+		{"who names a prefix gets that one", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1, second), pd(2)), advertise, "pd1 " + second + "/86400; pd2 " + first + "/86400", false},
+		{"who names a length gets what there is", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1, "::/56")), advertise, "pd1" + all, false},
+		{"who names another's prefix gets his own", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1, "fd00:20:0:1:7::/80")), advertise, "pd1" + all, false},
+		{"a prefix longer than an address is no wish", webMAC, nil, message(dhcpv6.MessageTypeSolicit, raw(dhcpv6.OptionIAPD, tooLong()...)), advertise, "pd1" + all, false},
+		{"rapid commit gives prefixes at once", webMAC, nil, message(dhcpv6.MessageTypeSolicit, pd(1), rapid), reply, "pd1" + all, false},
+		{"rapid commit of both waits for the address", webMAC, nil, message(dhcpv6.MessageTypeSolicit, ia(1), pd(1), rapid), reply, "na1 fd00:20:0:1::10/86400; pd1" + all, true},
+		{"an interface without a prefix is told so, whatever it names", webMAC2, nil, message(dhcpv6.MessageTypeSolicit, pd(1, first), rapid), advertise, "pd1 NoPrefixAvail", false},
+		{"a REQUEST for prefixes alone", webMAC, nil, message(dhcpv6.MessageTypeRequest, ours, pd(1, first, second)), reply, "pd1" + all, false},
+		{"a REQUEST for both", webMAC, nil, message(dhcpv6.MessageTypeRequest, ours, ia(1, own), pd(1, first, second)), reply, "na1 fd00:20:0:1::10/86400; pd1" + all, true},
+		{"a REQUEST of an interface without a prefix", webMAC2, nil, message(dhcpv6.MessageTypeRequest, ours, pd(1, first)), reply, "pd1 NoPrefixAvail", false},
+		{"no prefix leads over an address that somebody else uses", webMAC, []vpc.Lease{declined}, message(dhcpv6.MessageTypeRequest, ours, ia(1, own), pd(1)), reply, "na1 NoAddrsAvail; pd1 NoPrefixAvail", false},
+		{"a RENEW of prefixes alone", webMAC, nil, message(dhcpv6.MessageTypeRenew, ours, pd(1, first, second)), reply, "pd1" + all, false},
+		{"a RENEW gets what is new and loses what is gone", webMAC, nil, message(dhcpv6.MessageTypeRenew, ours, pd(1, first, "fd00:20:0:1:7::/80")), reply, "pd1" + all + " fd00:20:0:1:7::/80/0", false},
+		{"a RENEW leaves each association what it has", webMAC, nil, message(dhcpv6.MessageTypeRenew, ours, ia(1, own), pd(1, second), pd(2, first)), reply, "na1 fd00:20:0:1::10/86400; pd1 " + second + "/86400; pd2 " + first + "/86400", true},
+		{"a RENEW of a prefix that is gone has no binding", webMAC2, nil, message(dhcpv6.MessageTypeRenew, ours, pd(1, first)), reply, "pd1 NoBinding", false},
+		{"a REBIND of prefixes alone", webMAC, nil, message(dhcpv6.MessageTypeRebind, pd(1, first, second)), reply, "pd1" + all, false},
+		{"a REBIND of a prefix that is gone has no binding", webMAC2, nil, message(dhcpv6.MessageTypeRebind, pd(1, first)), reply, "pd1 NoBinding", false},
+		{"a RENEW of an unknown MAC has no binding", stranger, nil, message(dhcpv6.MessageTypeRenew, ours, pd(1, first)), reply, "pd1 NoBinding", false},
+		{"a RELEASE is confirmed", webMAC, nil, message(dhcpv6.MessageTypeRelease, ours, pd(1, first)), reply, "Success", false},
+		{"a RELEASE of another's prefix has no binding", webMAC2, nil, message(dhcpv6.MessageTypeRelease, ours, pd(1, first)), reply, "Success; pd1 NoBinding", false},
+		{"a RELEASE of an unknown MAC has no binding", stranger, nil, message(dhcpv6.MessageTypeRelease, ours, pd(1, first)), reply, "Success; pd1 NoBinding", false},
+		{"a prefix cannot be declined", webMAC, nil, message(dhcpv6.MessageTypeDecline, ours, pd(1, first)), reply, "Success; pd1 NoBinding", false},
+		{"nor confirmed", webMAC, nil, message(dhcpv6.MessageTypeConfirm, pd(1, first)), dhcpv6.MessageTypeNone, "", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			leases := newEngine(t, spec(delegated), tt.leases...)
+			d := parse(t, packet(tt.mac, tt.msg)).Decide(leases, leases.VSwitch(webID))
+			if (d.Lease != nil) != tt.durable || d.Enrol || (d.Reply == nil) != (tt.reply == dhcpv6.MessageTypeNone) {
+				t.Fatalf("got %+v", d)
+			}
+			if d.Reply == nil {
+				return
+			}
+			m := decoded(t, d.Reply.(*Reply).Encode())
+			if m.MessageType != tt.reply || summary(m) != tt.says {
+				t.Errorf("%s %q, want %s %q", m.MessageType, summary(m), tt.reply, tt.says)
+			}
+			for _, o := range m.Options.IAPD() {
+				if len(o.Options.Prefixes()) > 0 && (o.T1 != 12*time.Hour || o.T2 != 24*time.Hour*8/10) {
+					t.Errorf("T1 %s, T2 %s", o.T1, o.T2)
+				}
 			}
 		})
 	}

@@ -1,5 +1,5 @@
 // Package dhcp6 serves DHCPv6 (RFC 8415) to the guests of the vSwitches: one address for each interface, its primary one,
-// and what a guest has to know of its network. Routes are not DHCPv6's to give: see package ra.
+// the prefixes that are delegated to it, and what a guest has to know of its network. Routes are not DHCPv6's to give: see package ra.
 //
 // What is answered is computed by pure functions: ParseRequest reads and checks a message, Request.Decide says what to do
 // with it, Reply.Encode builds the answer. Package dhcp is the rest, the same as for DHCPv4.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +162,29 @@ func ia(id byte, addrs ...string) with {
 		o.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: net.IP(addr(a).AsSlice())})
 	}
 	return option(o)
+}
+
+// pd is an identity association for prefixes.
+func pd(id byte, prefixes ...string) with {
+	o := &dhcpv6.OptIAPD{IaId: [4]byte{0, 0, 0, id}}
+	for _, p := range prefixes {
+		_, n, err := net.ParseCIDR(p)
+		if err != nil {
+			panic(err)
+		}
+		o.Options.Add(&dhcpv6.OptIAPrefix{Prefix: n})
+	}
+	return option(o)
+}
+
+// tooLong is an IA_PD with a prefix longer than an address, which the library reads as none at all.
+func tooLong() []byte {
+	return slices.Concat([]byte{0, 0, 0, 1}, make([]byte, 8), []byte{0, 26, 0, 25}, make([]byte, 8), []byte{200}, make([]byte, 16))
+}
+
+// delegated gives web-1 two prefixes.
+func delegated(v *vpc.VPCSpec) {
+	v.Instances[0].Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80"), netip.MustParsePrefix("fd00:20:0:1:6::/80")}
 }
 
 func asks(codes ...dhcpv6.OptionCode) with { return option(dhcpv6.OptRequestedOption(codes...)) }

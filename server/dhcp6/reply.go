@@ -68,6 +68,25 @@ func (p *Reply) addAddress(ia IA, addr netip.Addr, d time.Duration, gone []netip
 	p.must(ia.Code, b)
 }
 
+// addPrefixes gives an identity association prefixes for some time, and ends those that it had (section 18.3.1 and following).
+func (p *Reply) addPrefixes(ia IA, prefixes []netip.Prefix, d time.Duration, gone []netip.Prefix) {
+	valid := lifetime(d)
+	renew, rebind := uint32(uint64(valid)*5/10), uint32(uint64(valid)*8/10) // section 14.2
+	b := slices.Concat(ia.ID[:], uint32Bytes(renew), uint32Bytes(rebind))
+	for _, x := range prefixes {
+		b = appendOption(b, dhcpv6.OptionIAPrefix, prefixData(x, valid))
+	}
+	for _, x := range gone {
+		b = appendOption(b, dhcpv6.OptionIAPrefix, prefixData(x, 0))
+	}
+	p.must(ia.Code, b)
+}
+
+// prefixData is the value of a prefix option.
+func prefixData(p netip.Prefix, lifetime uint32) []byte {
+	return slices.Concat(uint32Bytes(lifetime), uint32Bytes(lifetime), []byte{byte(p.Bits())}, p.Addr().AsSlice())
+}
+
 // addressData is the value of an address option; the client may use the address for new connections until its end.
 func addressData(a netip.Addr, lifetime uint32) []byte {
 	return slices.Concat(a.AsSlice(), uint32Bytes(lifetime), uint32Bytes(lifetime))

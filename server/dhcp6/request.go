@@ -22,7 +22,7 @@ const (
 	maxMessage      = 1452 // what fits an Ethernet frame without fragments
 	maxHops         = 8    // HOP_COUNT_LIMIT, RFC 8415 section 7.6
 	maxIAs          = 8
-	maxAddrs        = 8 // of one IA
+	maxAddrs        = 8 // of one IA; as many prefixes
 )
 
 // Request is a client's message that has passed every check that needs no knowledge of the network (RFC 8415 section 16).
@@ -50,6 +50,8 @@ type IA struct {
 	Code  dhcpv6.OptionCode // OptionIANA, OptionIATA or OptionIAPD
 	ID    [4]byte
 	Addrs []netip.Addr // those it has or would like; of IA_NA only
+
+	Prefixes []netip.Prefix // the same, of IA_PD only; one of no address says no more than a length
 }
 
 // FQDN is a client's option 39 (RFC 4704).
@@ -197,8 +199,12 @@ func parseIA(code dhcpv6.OptionCode, data []byte) (IA, error) {
 		return IA{}, fmt.Errorf("%w: option %d of %d bytes", dhcp.ErrMalformed, code, len(data))
 	}
 	ia := IA{Code: code, ID: [4]byte(data)}
-	if code != dhcpv6.OptionIANA {
+	switch code {
+	case dhcpv6.OptionIATA:
 		return ia, nil
+	case dhcpv6.OptionIAPD:
+		err := options(data[head:], ia.prefix)
+		return ia, err
 	}
 	return ia, options(data[head:], func(code dhcpv6.OptionCode, data []byte) error {
 		if code != dhcpv6.OptionIAAddr {
@@ -212,6 +218,21 @@ func parseIA(code dhcpv6.OptionCode, data []byte) (IA, error) {
 		}
 		return nil
 	})
+}
+
+// prefix takes one option of an IA_PD (RFC 8415 section 21.22). A prefix that cannot be one is no wish.
+func (ia *IA) prefix(code dhcpv6.OptionCode, data []byte) error {
+	if code != dhcpv6.OptionIAPrefix {
+		return nil
+	}
+	if len(data) < 25 { // lifetimes, length, address
+		return fmt.Errorf("%w: prefix of %d bytes", dhcp.ErrMalformed, len(data))
+	}
+	p, err := netip.AddrFrom16([16]byte(data[9:25])).Prefix(int(data[8]))
+	if err == nil && len(ia.Prefixes) < maxAddrs {
+		ia.Prefixes = append(ia.Prefixes, p)
+	}
+	return nil
 }
 
 // parseFQDN reads the flags and the first label; the rest of the name is not the client's to say.

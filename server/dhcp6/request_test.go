@@ -237,10 +237,13 @@ func FuzzParseRequest(f *testing.F) {
 	f.Add(message(dhcpv6.MessageTypeSolicit, ia(1, "fd00:20:0:1::10"), rapid, fqdn6("\x05web-1\x00", 1)).ToBytes())
 	f.Add(nested(8))
 	// A prefix longer than an address, which the library reads as none at all.
-	f.Add(message(dhcpv6.MessageTypeSolicit, raw(dhcpv6.OptionIAPD, append(make([]byte, 12), append([]byte{0, 26, 0, 25}, append(make([]byte, 8), append([]byte{200}, make([]byte, 16)...)...)...)...)...)).ToBytes())
+	f.Add(message(dhcpv6.MessageTypeSolicit, raw(dhcpv6.OptionIAPD, tooLong()...)).ToBytes())
+	f.Add(message(dhcpv6.MessageTypeSolicit, raw(dhcpv6.OptionIAPD, tooLong()[:30]...)).ToBytes())
+	f.Add(message(dhcpv6.MessageTypeRenew, ours, ia(1, "fd00:20:0:1::10"), pd(1, "fd00:20:0:1:6::/80", "::/0"), pd(2, "fd00:20:0:1:7::/80")).ToBytes())
+	f.Add(message(dhcpv6.MessageTypeRelease, ours, pd(1, "fd00:20:0:1:6::/80")).ToBytes())
 	// Compression pointers that make a name of one packet a megabyte long.
 	f.Add(message(dhcpv6.MessageTypeSolicit, raw(dhcpv6.OptionFQDN, append([]byte{0}, bytes.Repeat([]byte{0xc0, 1}, 500)...)...)).ToBytes())
-	snap := spec(nil)
+	snap := spec(delegated)
 	w := snap.VSwitchByID(webID)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		leases := newEngine(t, snap)

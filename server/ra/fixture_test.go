@@ -48,6 +48,7 @@ func spec(change func(*vpc.VPCSpec)) *vpc.Snapshot {
 		i.SetDefaults()
 		v.Instances = append(v.Instances, i)
 	}
+	v.Instances[1].Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80")}
 	if change != nil {
 		change(v)
 	}

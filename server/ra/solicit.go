@@ -75,6 +75,9 @@ func answers(snap *vpc.Snapshot, w *vpc.VSwitch, s solicitation) bool {
 	if s.target == w.GatewayAddr(vpc.IPv6) {
 		return true
 	}
+	if s.src.IsUnspecified() && snap.Holder(s.target) == nil {
+		return false // somebody behind a guest has it, who is on another link: there is nobody here to defend it
+	}
 	owner := snap.InterfaceByAddr(s.target)
 	return owner != nil && owner != asker && owner.VSwitch == w
 }

@@ -22,6 +22,8 @@ func TestAnswersForNeighbours(t *testing.T) {
 		{"for another interface of the vSwitch", web1MAC, addr("fd00:20:0:1::10"), "fd00:20:0:1::11", true},
 		{"for the gateway", web1MAC, addr("fe80::16"), "fd00:20:0:1:ffff:ffff:ffff:fff7", true},
 		{"for a secondary address", web2MAC, addr("fd00:20:0:1::11"), "fd00:20:0:1::20", true},
+		{"for what is behind another interface", web1MAC, addr("fd00:20:0:1::10"), "fd00:20:0:1:5::9", true},
+		{"who tries out what is behind a neighbour is alone with it", web1MAC, nowhere, "fd00:20:0:1:5::9", false},
 		{"not for an address that nobody has", web1MAC, addr("fd00:20:0:1::10"), "fd00:20:0:1::99", false},
 		{"not for the asker's own address", web1MAC, addr("fd00:20:0:1::10"), "fd00:20:0:1::10", false},
 		{"not for the asker's own second address", web1MAC, addr("fd00:20:0:1::10"), "fd00:20:0:1::20", false},
