@@ -26,6 +26,21 @@ func (e *LockError) Remedy() string {
 	return "find the program with `fuser -v " + lockFile() + "`; gatehouse tries again by itself"
 }
 
+// MissingError means that the kernel, or iptables, lacks something without which no ruleset can be written.
+type MissingError struct {
+	Family vpc.Family
+	What   string
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("this kernel or its iptables lacks, for %s, %s", e.Family, e.What)
+}
+
+// Remedy says what an operator can do.
+func (e *MissingError) Remedy() string {
+	return "load that module (`modprobe`; `dmesg` says why it does not load), or run a distribution's kernel, which has it, and iptables of the same release"
+}
+
 // IncompatibleError means that a table holds something that iptables-nft cannot list, so that nothing in the table can be
 // verified.
 type IncompatibleError struct {

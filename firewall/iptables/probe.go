@@ -75,6 +75,9 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		case !ok:
 			return fs, fmt.Errorf("the %s table mangle refuses every rule", f)
 		}
+		if err := d.need(ctx, f, sets, pid); err != nil {
+			return fs, err
+		}
 		marks := ipset.ScratchSet(f, pid, "hash:net", "skbinfo")
 		mapped, bare := false, false
 		_, err := sets.Scratch(ctx, marks, func() (err error) {
@@ -104,6 +107,30 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		fs.ClampMSS, fs.Bare = fs.ClampMSS && clamped, fs.Bare && bare
 	}
 	return fs, nil
+}
+
+// need finds out whether the kernel has what every ruleset needs.
+func (d *Driver) need(ctx context.Context, f vpc.Family, sets *ipset.Driver, pid int) error {
+	networks := ipset.ScratchSet(f, pid, "hash:net")
+	ok, err := sets.Scratch(ctx, networks, func() error {
+		for _, need := range []struct{ what, rule string }{
+			{"the match set (xt_set)", "-m set --match-set " + networks.Name + " src -j RETURN"},
+			{"the match conntrack (xt_conntrack)", "-m conntrack --ctstate ESTABLISHED -j RETURN"},
+			{"the match comment (xt_comment)", "-m comment --comment probe -j RETURN"},
+		} {
+			switch ok, err := d.try(ctx, f, need.rule); {
+			case err != nil:
+				return err
+			case !ok:
+				return &MissingError{Family: f, What: need.what}
+			}
+		}
+		return nil
+	})
+	if err == nil && !ok {
+		return &MissingError{Family: f, What: "sets of the type hash:net (ip_set_hash_net)"}
+	}
+	return err
 }
 
 // scratchChain is a chain's name that no other process uses.
