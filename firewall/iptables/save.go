@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,6 +72,9 @@ func parseSave(r io.Reader, line func(table string, s saved) error) error {
 			table = name
 			continue
 		}
+		if name := leftOut(l); name != "" {
+			return leftOutError(name)
+		}
 		s, ok, err := parseLine(l)
 		if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
@@ -128,12 +132,56 @@ func parseLine(l string) (s saved, ok bool, err error) {
 	return s, true, nil
 }
 
+// leftOutError names a table of ours that iptables-nft-save has left out; it reports success all the same.
+type leftOutError string
+
+func (e leftOutError) Error() string { return "table " + string(e) + " was left out" }
+
+// leftOut returns the table of ours of which a line says that it was left out.
+func leftOut(l string) string {
+	name, is := strings.CutPrefix(l, "# Table `")
+	if !is {
+		return ""
+	}
+	name, what, _ := strings.Cut(name, "'")
+	if !is || !strings.HasPrefix(what, " is incompatible") || !slices.Contains(Tables(), name) {
+		return ""
+	}
+	return name
+}
+
 // split breaks a saved rule into words as iptables-restore does: blanks separate, double quotes keep together, a
-// backslash inside quotes takes the next character as it is.
+// backslash inside quotes takes the next character as it is. Most words are part of the text as they are.
 func split(text string) ([]string, error) {
-	var words []string
+	words := make([]string, 0, 24)
+	for i := 0; i < len(text); {
+		if text[i] == ' ' || text[i] == '\t' {
+			i++
+			continue
+		}
+		n := strings.IndexAny(text[i:], " \t\"")
+		if n < 0 {
+			n = len(text) - i
+		}
+		if i+n == len(text) || text[i+n] != '"' {
+			words = append(words, text[i:i+n])
+			i += n
+			continue
+		}
+		word, n, err := quotedWord(text[i:])
+		if err != nil {
+			return nil, err
+		}
+		words = append(words, word)
+		i += n
+	}
+	return words, nil
+}
+
+// quotedWord returns the word that text begins with, without its quotes, and the length that it has there.
+func quotedWord(text string) (string, int, error) {
 	var word strings.Builder
-	inWord, quoted := false, false
+	quoted := false
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
@@ -141,25 +189,17 @@ func split(text string) ([]string, error) {
 			i++
 			word.WriteByte(text[i])
 		case c == '"':
-			quoted, inWord = !quoted, true
+			quoted = !quoted
 		case !quoted && (c == ' ' || c == '\t'):
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-			}
-			inWord = false
+			return word.String(), i, nil
 		default:
 			word.WriteByte(c)
-			inWord = true
 		}
 	}
 	if quoted {
-		return nil, fmt.Errorf("a quotation in %q does not end", text)
+		return "", 0, fmt.Errorf("a quotation in %q does not end", text)
 	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words, nil
+	return word.String(), len(text), nil
 }
 
 // option returns the value of an option among the words of a rule.
@@ -222,7 +262,7 @@ func readState(r io.Reader) (State, error) {
 				return fmt.Errorf("a rule of %s comes before the chain", s.chain)
 			}
 			hash, _ := s.identity()
-			t.Chains[s.chain] = append(t.Chains[s.chain], hash)
+			t.Chains[s.chain] = append(t.Chains[s.chain], strings.Clone(hash)) // or it would keep the whole line
 		default:
 			at := [2]string{table, s.chain}
 			position[at]++

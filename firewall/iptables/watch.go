@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/net/bpf"
@@ -41,11 +42,12 @@ func (d *Driver) Watch(ctx context.Context, changed func()) error {
 		err = conn.SetBPF(filter)
 	}
 	if err == nil {
-		err = conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+		err = d.watched.begin(conn, changed)
 	}
 	if err != nil {
 		return fmt.Errorf("watch the rules: %w", err)
 	}
+	defer d.watched.end()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	for {
@@ -61,4 +63,61 @@ func (d *Driver) Watch(ctx context.Context, changed func()) error {
 			return fmt.Errorf("watch the rules: %w", err)
 		}
 	}
+}
+
+// longText is the length of a transaction, in bytes, from which on nobody listens while it is written: as long as anybody
+// does, the kernel describes every single rule to him.
+const longText = 64 << 10
+
+// watched is who listens to the kernel, if somebody does.
+type watched struct {
+	mu      sync.Mutex
+	conn    *netlink.Conn
+	changed func()
+	pauses  int
+}
+
+// begin joins the group of those who are told of changes.
+func (w *watched) begin(conn *netlink.Conn, changed func()) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pauses == 0 {
+		if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+			return err
+		}
+	}
+	w.conn, w.changed = conn, changed
+	return nil
+}
+
+func (w *watched) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conn, w.changed = nil, nil
+}
+
+// pause stops listening until the function that it returns is called, which says that something has changed: nobody knows
+// what was missed. Without membership the kernel tells nothing; where it cannot be given up, listening goes on.
+func (w *watched) pause() (resume func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pauses++
+	if w.pauses == 1 && w.conn != nil {
+		_ = w.conn.LeaveGroup(unix.NFNLGRP_NFTABLES)
+	}
+	return w.resume
+}
+
+func (w *watched) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pauses--
+	if w.pauses > 0 || w.conn == nil {
+		return
+	}
+	if err := w.conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		w.conn.Close() // Watch ends, and says so
+		return
+	}
+	w.changed()
 }

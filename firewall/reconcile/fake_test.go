@@ -141,13 +141,17 @@ type fakeIPTables fakeKernel
 
 func (d *fakeIPTables) k() *fakeKernel { return (*fakeKernel)(d) }
 
-func (d *fakeIPTables) Read(ctx context.Context, f vpc.Family) (iptables.State, error) {
-	if err := d.k().op(ctx, "read %s", f); err != nil {
+func (d *fakeIPTables) Read(ctx context.Context, f vpc.Family, tables ...string) (iptables.State, error) {
+	if err := d.k().op(ctx, "%s", strings.Join(append([]string{"read " + f.String()}, tables...), " ")); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.k().read(f), nil
+	st := d.k().read(f)
+	maps.DeleteFunc(st, func(name string, _ *iptables.Table) bool {
+		return len(tables) > 0 && !slices.Contains(tables, name)
+	})
+	return st, nil
 }
 
 // Generation is another number for every other content.

@@ -18,7 +18,7 @@ import (
 
 // IPTables is what the loop needs of the driver of rules; see package iptables.
 type IPTables interface {
-	Read(ctx context.Context, f vpc.Family) (iptables.State, error)
+	Read(ctx context.Context, f vpc.Family, tables ...string) (iptables.State, error)
 	ReadChains(ctx context.Context, f vpc.Family, table string, chains []string) (map[string][]string, error)
 	Restore(ctx context.Context, f vpc.Family, text string) error
 	Hook(ctx context.Context, f vpc.Family, table string, want []firewall.Hook, have []iptables.Hook) error
@@ -394,6 +394,7 @@ func (l *Loop) stands() {
 // writeOnce writes a ruleset, by way of what leads there without a gap, and a second time when another program came
 // between.
 func (l *Loop) writeOnce(ctx context.Context, rs *firewall.Ruleset, before *Force) error {
+	defer func() { l.writer.known = nil }() // it is large, and nobody says when it is no longer so
 	var was *firewall.Ruleset
 	if before != nil {
 		was = before.Ruleset

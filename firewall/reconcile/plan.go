@@ -54,7 +54,12 @@ type familyPlan struct {
 	narrow string // for iptables-restore: accepts that end; before everything else
 	write  string // for iptables-restore: all chains that differ
 	tables []tablePlan
+
+	back iptables.State // the tables that were read back as a whole
 }
+
+// changed reports whether anything is to be written.
+func (p *familyPlan) changed() bool { return slices.ContainsFunc(p.tables, tablePlan.changes) }
 
 // tablePlan is what has to be done to one table.
 type tablePlan struct {
@@ -75,6 +80,12 @@ func (t tablePlan) hooked() bool {
 	}
 	return true
 }
+
+// rehooked reports whether hooks are to be changed.
+func (t tablePlan) rehooked() bool { return !t.hooked() || len(t.unhook) > 0 }
+
+// changes reports whether anything in the table is to be changed.
+func (t tablePlan) changes() bool { return t.rehooked() || len(t.changed) > 0 }
 
 // planFamily compares what the kernel has with what it shall have. before is what was in force, as far as that is known.
 func planFamily(have iptables.State, want, before firewall.Tables) *familyPlan {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -19,7 +20,7 @@ type writer struct {
 	iptables IPTables
 	ipset    IPSet
 
-	known   *kernel           // as it was read; nil: not, or no longer of use
+	known   *kernel           // as it was read, or read back; nil: not, or no longer of use
 	carries *firewall.Ruleset // the kernel has exactly this, and left; nil: unknown
 	left    leftovers
 
@@ -107,6 +108,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 	}()
 	var plans [len(rs.Families)]*familyPlan
 	var left leftovers
+	var known *kernel // what was read and what was read back of it, nil if that is not all
 	if w.carries != nil && w.left.none() && sameHooks(w.carries, rs) {
 		have, want, stale := differentSets(w.carries.Sets, rs.Sets)
 		if len(want) > 0 {
@@ -134,6 +136,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 			}
 			plans[i] = planFamily(k.tables[want.Family], want, was)
 		}
+		known = k
 	}
 	if err := each(plans[:], func(p *familyPlan) error { return w.writeFamily(ctx, p) }); err != nil {
 		return err
@@ -149,7 +152,17 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 	if err := each(plans[:], func(p *familyPlan) error { return w.readBack(ctx, p, rs) }); err != nil {
 		return err
 	}
-	w.known, w.carries, w.left = nil, rs, left
+	for _, p := range plans {
+		if p.changed() && p.back == nil {
+			known = nil // of some tables only the chains were read back
+		}
+	}
+	if known != nil {
+		for _, p := range plans {
+			maps.Copy(known.tables[p.family], p.back)
+		}
+	}
+	w.known, w.carries, w.left = known, rs, left
 	return nil
 }
 
@@ -197,11 +210,17 @@ func (w *writer) writeFamily(ctx context.Context, p *familyPlan) error {
 	return nil
 }
 
-// readBack reads what was written and compares. Where hooks changed, their places are only known from reading the
-// whole family.
+// readBack reads what was written and compares. Where hooks changed, their places are only known from reading the whole of the
+// tables.
 func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Ruleset) error {
-	if slices.ContainsFunc(p.tables, func(t tablePlan) bool { return !t.hooked() || len(t.unhook) > 0 }) {
-		st, err := w.iptables.Read(ctx, p.family)
+	if slices.ContainsFunc(p.tables, tablePlan.rehooked) {
+		var names []string
+		for _, t := range p.tables {
+			if t.changes() {
+				names = append(names, t.name)
+			}
+		}
+		st, err := w.iptables.Read(ctx, p.family, names...)
 		if err != nil {
 			return fmt.Errorf("read back: %w", err)
 		}
@@ -209,15 +228,17 @@ func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Rules
 			if want.Family != p.family {
 				continue
 			}
+			want.Tables = slices.DeleteFunc(slices.Clone(want.Tables), func(t firewall.Table) bool { return !slices.Contains(names, t.Name) })
 			for _, t := range planTables(st, want) {
 				if len(t.changed) > 0 {
 					return changedChain(p, t.name, t.changed[0])
 				}
-				if !t.hooked() || len(t.unhook) > 0 {
+				if t.rehooked() {
 					return &ChangedError{fmt.Sprintf("%s %s hooks", p.family, t.name)}
 				}
 			}
 		}
+		p.back = st
 		return nil
 	}
 	for _, t := range p.tables {
@@ -248,6 +269,7 @@ func changedChain(p *familyPlan, table string, c firewall.Chain) error {
 // clean removes what the last write has left. Nothing uses it any more, so a failure harms nobody: what stays is found again by
 // the next verification.
 func (w *writer) clean(ctx context.Context) (err error) {
+	w.known = nil
 	defer func() {
 		if err != nil {
 			w.forget()
