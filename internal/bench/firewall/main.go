@@ -4,6 +4,7 @@
 //
 //	sudo go run ./internal/bench/firewall             the figures (about ten minutes)
 //	sudo go run ./internal/bench/firewall -quick      fewer and shorter rounds (about three)
+//	sudo go run ./internal/bench/firewall -control    only how long changes take, and the memory (about two)
 //	sudo go run ./internal/bench/firewall -swaps 500  changes under traffic: nothing leaks, nothing is lost
 //
 // Rows that are compared are measured in turn, round by round, with the order reversed in every other round, so that
@@ -35,6 +36,7 @@ type options struct {
 	backend   string
 	instances int
 	quick     bool
+	unloaded  bool
 	swaps     int
 	verbose   bool
 }
@@ -45,6 +47,7 @@ func main() {
 	flag.StringVar(&o.backend, "backend", "nft", "iptables backend: nft or legacy")
 	flag.IntVar(&o.instances, "instances", 10_000, "size of the large network")
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
+	flag.BoolVar(&o.unloaded, "control", false, "leave the packets out: only how long changes take, and the daemon's memory")
 	flag.IntVar(&o.swaps, "swaps", 0, "make so many `changes` under traffic in each backend, instead of the figures")
 	flag.BoolVar(&o.verbose, "v", false, "print every sample")
 	flag.Parse()
@@ -107,6 +110,17 @@ func (b *bench) say(format string, args ...any) {
 
 // figures measures everything.
 func (b *bench) figures(ctx context.Context) ([]figure, error) {
+	if b.unloaded {
+		full, err := b.ruledSite(ctx, "full", newPopulation(b.instances))
+		if err != nil {
+			return nil, err
+		}
+		control, err := b.control(ctx, full)
+		if err != nil {
+			return nil, err
+		}
+		return control, full.stop()
+	}
 	bare, err := b.bareSite(ctx, "bare", newPopulation(b.instances))
 	if err != nil {
 		return nil, err
