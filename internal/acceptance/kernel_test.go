@@ -295,6 +295,22 @@ func (r *rig) apply(s *vpc.Snapshot) {
 	r.settle(s, 10*time.Second)
 }
 
+// scene is what the gateway's kernel has to say of where packets went.
+func (r *rig) scene() string {
+	out, err := r.gateway.Script(r.ctx, `set +e
+for f in -4 -6; do ip $f addr; ip $f route show table all; ip $f neigh; done
+bridge fdb | grep -v 33:33
+ip -s link
+nstat -asz | grep -vE ' 0 +0.0$'
+conntrack -L 2>/dev/null; conntrack -L -f ipv6 2>/dev/null
+for t in iptables-save ip6tables-save; do $t -c 2>/dev/null | grep -v '^\[0:0\]' | grep -v '^:'; done
+`)
+	if err != nil {
+		return out + err.Error()
+	}
+	return out
+}
+
 // plainLinks names the links that plain vSwitches are attached to.
 func plainLinks(s *vpc.Snapshot) map[string]bool {
 	names := map[string]bool{}
@@ -440,9 +456,10 @@ type probe struct {
 	reply  bool
 }
 
-// cableFor finds the cable of the interface that has an address.
+// cableFor finds the cable of the interface that an address belongs to.
 func cableFor(s *vpc.Snapshot, a netip.Addr) int {
-	return slices.IndexFunc(s.Interfaces, func(n *vpc.Interface) bool { return slices.Contains(slices.Collect(n.Addrs), a) })
+	owner := s.InterfaceByAddr(a)
+	return slices.IndexFunc(s.Interfaces, func(n *vpc.Interface) bool { return n == owner })
 }
 
 // flowKey identifies a flow without its direction; two probes of one flow would meet the first one's connection.
@@ -644,7 +661,12 @@ func (r *rig) check(t *testing.T, seed uint64, s *vpc.Snapshot, list []*probe, o
 		}
 		if attempt == 2 {
 			pr := lost[0]
-			t.Fatalf("seed %d: LOST, but the policy admits it: reply %v, arrived %+v\n%s\n%+v", seed, pr.reply, pr.got, polgen.Describe(s.Spec, pr.packet), pr.want)
+			before := pr.got
+			scene := r.scene()
+			r.settle(s, 10*time.Second)
+			r.round(s, lost)
+			t.Fatalf("seed %d: LOST, but the policy admits it: reply %v, arrived %+v, and later %+v\n%s\n%+v\n%s", seed, pr.reply, before, pr.got,
+				polgen.Describe(s.Spec, pr.packet), pr.want, scene)
 		}
 		list = lost
 		r.round(s, list)

@@ -51,6 +51,7 @@ type Query struct {
 	givenLength  int
 	serverCookie [serverCookieSize]byte // the one for the reply
 	proven       bool                   // the client has shown that its address is its own
+	signed       bool                   // the last record is a TSIG
 
 	extended extendedError // what the reply says beyond its response code
 
@@ -100,7 +101,7 @@ func (q *Query) clone() *Query {
 // response code that the message deserves as a message: success, FORMERR, NOTIMP or BADVERS.
 func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 	q.question, q.length, q.EDNS, q.DO, q.UDPSize, q.Version = nil, 0, false, false, 0, 0
-	q.cookie, q.proven, q.extended = false, false, extendedError{}
+	q.cookie, q.proven, q.signed, q.extended = false, false, false, extendedError{}
 	q.serial, q.hasSerial = 0, false
 	if len(msg) < headerSize {
 		return 0, false
@@ -147,7 +148,7 @@ func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 	at += 4
 	q.question = msg[headerSize:at]
 
-	// What follows matters only for the OPT record; everything must still be whole.
+	// What follows matters only for the OPT and TSIG records; everything must still be whole.
 	others := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:]))
 	records := others + int(binary.BigEndian.Uint16(msg[10:]))
 	for i := range records {
@@ -163,6 +164,12 @@ func (q *Query) parse(msg []byte) (rcode int, ok bool) {
 			q.UDPSize = rr.class
 			q.Version = uint8(rr.ttl >> 16)
 			q.DO = rr.ttl&flagDO != 0
+		}
+		if rr.typ == miekg.TypeTSIG {
+			if i != records-1 || i < others {
+				return miekg.RcodeFormatError, true // RFC 8945 section 5.1: one, the last
+			}
+			q.signed = true
 		}
 		if n := len(rr.data) - soaNumbers; q.Type == miekg.TypeIXFR && rr.typ == miekg.TypeSOA && n > 0 {
 			q.serial, q.hasSerial = binary.BigEndian.Uint32(rr.data[n:]), true

@@ -80,10 +80,3 @@ func (m *replay) wait(ctx context.Context) ([]byte, Outcome, bool) {
 		return nil, Outcome{}, false
 	}
 }
-
-// inTime reports whether a message was signed about now. The clocks may differ by no more than we allow, however generous
-// the message itself is.
-func inTime(tsig *miekg.TSIG, now time.Time) bool {
-	apart := now.Unix() - int64(tsig.TimeSigned)
-	return -tsigFudge <= apart && apart <= tsigFudge
-}

@@ -362,6 +362,8 @@ type deferred struct {
 	limit    int
 	transfer *zone  // nil: not a transfer
 	update   []byte // nil: not an update
+
+	signature *signature // nil: the question was not signed
 }
 
 // handle answers one message that came from src to an address of the view's VPC. The reply is appended to dst; dst comes
@@ -391,6 +393,8 @@ func (s *Server) handle(ctx context.Context, dst, msg []byte, q *Query, v *View,
 	case rcode != miekg.RcodeSuccess:
 		s.answered(v, q, src, out)
 		return appendError(dst, q, out.Rcode), nil
+	case q.signed:
+		return s.handleSigned(ctx, dst, msg, q, v, src, tcp)
 	case q.Class == miekg.ClassCHAOS:
 		dst, out.Rcode = appendChaos(dst, q, s.config.Version)
 		s.answered(v, q, src, out)
@@ -483,7 +487,12 @@ func (s *Server) finish(ctx context.Context, d *deferred, src netip.Addr, send f
 		reply, out := s.resolver.complete(ctx, d.view, src, d.query, d.local, d.out, d.limit)
 		s.answered(d.view, d.query, src, out)
 		s.counters.wait(s.now().Sub(began))
-		send(reply)
+		signed, err := d.signature.sign(reply)
+		if err != nil {
+			s.log.Warn("DNS reply lost", "client", src, "error", err)
+			signed = appendError(nil, d.query, miekg.RcodeServerFailure)
+		}
+		send(signed)
 	}()
 }
 

@@ -222,7 +222,12 @@ func (s *Server) serveConn(ctx context.Context, st *stream, client netip.Addr, v
 			}
 			out = out[:0]
 			for m := range later.view.transfer(later.query, later.transfer) {
-				if st.write(rdata(m)) != nil {
+				signed, err := later.signature.sign(m)
+				if err != nil {
+					s.log.Warn("DNS transfer ended early", "client", client, "error", err)
+					return
+				}
+				if st.write(rdata(signed)) != nil {
 					return
 				}
 			}

@@ -21,29 +21,10 @@ type Updater interface {
 	UpdateZone(ctx context.Context, vpcID, zone, who string, change func([]*vpc.RecordSpec) ([]*vpc.RecordSpec, error)) error
 }
 
-// TSIGKey is a shared secret that signs messages (RFC 8945).
-type TSIGKey struct {
-	Name      string
-	Algorithm string // hmac-sha256 and so on
-	Secret    string // base64
-}
-
-// tsigFudge is by how many seconds the clocks of a client and ours may differ.
-const tsigFudge = 300
-
 // rcodeError is an error that has a response code.
 type rcodeError int
 
 func (e rcodeError) Error() string { return miekg.RcodeToString[int(e)] }
-
-// SetTSIGKeys changes which keys there are; zones name those that may update them.
-func (s *Server) SetTSIGKeys(keys []TSIGKey) {
-	byName := make(map[string]TSIGKey, len(keys))
-	for _, k := range keys {
-		byName[miekg.CanonicalName(k.Name)] = k
-	}
-	s.tsigKeys.Store(&byName)
-}
 
 // update carries out a dynamic update (RFC 2136) and returns the reply.
 func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.Addr) ([]byte, Outcome) {
@@ -63,12 +44,8 @@ func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.
 	switch {
 	case err == nil:
 		secret = key.Secret
-		err = miekg.TsigVerify(bytes.Clone(wire), secret, "", false)
-		switch now := s.now(); {
-		case err != nil:
-		case !inTime(tsig, now):
-			err = miekg.ErrTime
-		default:
+		now := s.now()
+		if err = verify(wire, tsig, key, now); err == nil {
 			var known bool
 			if before, known = s.replays.begin(tsig, now); known {
 				if packed, out, ok := before.wait(ctx); ok {
@@ -81,13 +58,7 @@ func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.
 			}
 		}
 		if err != nil {
-			secret = "" // the reply to what is not authentic is not signed, but for BADTIME
-			reply.Rcode = miekg.RcodeNotAuth
-			e := uint16(miekg.RcodeBadSig)
-			if errors.Is(err, miekg.ErrTime) {
-				e, secret = miekg.RcodeBadTime, key.Secret
-			}
-			s.addTSIG(reply, tsig, e)
+			secret = s.refuseTSIG(reply, tsig, key, err)
 			break
 		}
 		out.Source = "zone " + zone.Name
@@ -107,8 +78,7 @@ func (s *Server) update(ctx context.Context, v *View, wire []byte, client netip.
 		}
 		s.addTSIG(reply, tsig, miekg.RcodeSuccess)
 	case errors.Is(err, rcodeError(miekg.RcodeBadKey)):
-		reply.Rcode = miekg.RcodeNotAuth
-		s.addTSIG(reply, tsig, miekg.RcodeBadKey)
+		s.refuseTSIG(reply, tsig, TSIGKey{}, err)
 	default:
 		var code rcodeError
 		errors.As(err, &code)
@@ -153,27 +123,11 @@ func (s *Server) mayUpdate(v *View, m *miekg.Msg) (*vpc.PrivateZoneSpec, TSIGKey
 	if tsig == nil {
 		return nil, TSIGKey{}, rcodeError(miekg.RcodeRefused)
 	}
-	name := miekg.CanonicalName(tsig.Hdr.Name)
-	keys := s.tsigKeys.Load()
-	if keys == nil || !slices.ContainsFunc(zone.UpdateKeys, func(k string) bool { return miekg.CanonicalName(k) == name }) {
-		return nil, TSIGKey{}, rcodeError(miekg.RcodeBadKey)
-	}
-	key, ok := (*keys)[name]
-	if !ok || miekg.CanonicalName(key.Algorithm) != miekg.CanonicalName(tsig.Algorithm) {
+	key, ok := s.keyOf(tsig)
+	if !ok || !slices.ContainsFunc(zone.UpdateKeys, func(k string) bool { return miekg.CanonicalName(k) == miekg.CanonicalName(key.Name) }) {
 		return nil, TSIGKey{}, rcodeError(miekg.RcodeBadKey)
 	}
 	return zone, key, nil
-}
-
-// addTSIG appends the TSIG record of a reply, with an error code or success.
-func (s *Server) addTSIG(reply *miekg.Msg, asked *miekg.TSIG, code uint16) {
-	now := s.now().Unix()
-	reply.SetTsig(asked.Hdr.Name, asked.Algorithm, tsigFudge, now)
-	t := reply.IsTsig()
-	t.OrigId, t.Error = asked.OrigId, code
-	if code == miekg.RcodeBadTime { // RFC 8945 section 5.2.3: the client's time, and ours beside it
-		t.TimeSigned, t.OtherLen, t.OtherData = asked.TimeSigned, 6, fmt.Sprintf("%012x", now)
-	}
 }
 
 // applyUpdate returns what an update makes of a zone's records. The error is an rcodeError.
