@@ -29,6 +29,7 @@ import (
 	"gatehouse/internal/netlab"
 	"gatehouse/internal/polgen"
 	"gatehouse/server/link"
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -92,10 +93,17 @@ func drive(ctx context.Context, backend string, in io.Reader, out io.Writer) err
 	if err != nil {
 		return err
 	}
-	links, err := link.New(ctx, link.Options{Logger: log, Journal: &memory{}})
+	var ports *port.Set
+	links, err := link.New(ctx, link.Options{Logger: log, Journal: &memory{}, OnPort: func(p link.Port, up bool) error {
+		if up {
+			return ports.Add(port.Port{Index: p.Index, Name: p.Name, VSwitch: p.VSwitch, LinkMAC: p.LinkMAC, Bridged: p.Name != p.Link})
+		}
+		return ports.Remove(p.Index)
+	}})
 	if err != nil {
 		return err
 	}
+	ports = port.NewSet(log, links)
 	loop := reconcile.New(reconcile.Options{IPTables: tables, IPSet: sets, Conntrack: conntrack.New(), Features: features, Logger: log, VerifyInterval: time.Hour})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
