@@ -394,7 +394,6 @@ func (l *Loop) stands() {
 // writeOnce writes a ruleset, by way of what leads there without a gap, and a second time when another program came
 // between.
 func (l *Loop) writeOnce(ctx context.Context, rs *firewall.Ruleset, before *Force) error {
-	defer func() { l.writer.known = nil }() // it is large, and nobody says when it is no longer so
 	var was *firewall.Ruleset
 	if before != nil {
 		was = before.Ruleset

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -54,12 +55,7 @@ type familyPlan struct {
 	narrow string // for iptables-restore: accepts that end; before everything else
 	write  string // for iptables-restore: all chains that differ
 	tables []tablePlan
-
-	back iptables.State // the tables that were read back as a whole
 }
-
-// changed reports whether anything is to be written.
-func (p *familyPlan) changed() bool { return slices.ContainsFunc(p.tables, tablePlan.changes) }
 
 // tablePlan is what has to be done to one table.
 type tablePlan struct {
@@ -83,9 +79,6 @@ func (t tablePlan) hooked() bool {
 
 // rehooked reports whether hooks are to be changed.
 func (t tablePlan) rehooked() bool { return !t.hooked() || len(t.unhook) > 0 }
-
-// changes reports whether anything in the table is to be changed.
-func (t tablePlan) changes() bool { return t.rehooked() || len(t.changed) > 0 }
 
 // planFamily compares what the kernel has with what it shall have. before is what was in force, as far as that is known.
 func planFamily(have iptables.State, want, before firewall.Tables) *familyPlan {
@@ -113,12 +106,20 @@ func planTables(have iptables.State, want firewall.Tables) []tablePlan {
 	return plans
 }
 
-// followFamily compares the tables that the kernel has, with the same hooks, with what it shall have.
-func followFamily(have, want firewall.Tables) *familyPlan {
+// followFamily compares the tables that the kernel is known to have with what it shall have. Those whose hooks are others, see
+// otherHooks, were read.
+func followFamily(have, want firewall.Tables, read iptables.State) *familyPlan {
+	others := otherHooks(have, want)
+	var differ firewall.Tables
+	differ.Family = want.Family
 	var plans []tablePlan
-	for i, t := range want.Tables {
+	for _, t := range want.Tables {
+		if slices.Contains(others, t.Name) {
+			differ.Tables = append(differ.Tables, t)
+			continue
+		}
 		p := tablePlan{name: t.Name}
-		old, new := have.Tables[i].Chains, t.Chains
+		old, new := chainsOf(have, t.Name), t.Chains
 		for len(old)+len(new) > 0 {
 			switch {
 			case len(new) == 0 || len(old) > 0 && old[0].Name < new[0].Name:
@@ -137,19 +138,32 @@ func followFamily(have, want firewall.Tables) *familyPlan {
 		}
 		plans = append(plans, p)
 	}
+	plans = append(plans, planTables(read, differ)...)
+	slices.SortStableFunc(plans, func(a, b tablePlan) int { return cmp.Compare(order(a.name), order(b.name)) })
 	return newFamilyPlan(want.Family, plans, have)
 }
 
-// sameHooks reports whether two rulesets have the same tables with the same hooks.
-func sameHooks(a, b *firewall.Ruleset) bool {
-	for i := range a.Families {
-		if !slices.EqualFunc(a.Families[i].Tables, b.Families[i].Tables, func(x, y firewall.Table) bool {
-			return x.Name == y.Name && slices.Equal(x.Hooks, y.Hooks)
-		}) {
-			return false
+// order is the place of a table among those of a family.
+func order(table string) int { return slices.Index(iptables.Tables(), table) }
+
+// otherHooks names the tables that have other hooks in one of two rulesets than in the other.
+func otherHooks(a, b firewall.Tables) []string {
+	var names []string
+	for _, name := range iptables.Tables() {
+		if !slices.Equal(hooksOf(a, name), hooksOf(b, name)) {
+			names = append(names, name)
 		}
 	}
-	return true
+	return names
+}
+
+func hooksOf(ts firewall.Tables, table string) []firewall.Hook {
+	for _, t := range ts.Tables {
+		if t.Name == table {
+			return t.Hooks
+		}
+	}
+	return nil
 }
 
 // differentSets compares two lists of sets, both by name: the sets to write with what is there of them, and the names of

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -20,7 +19,7 @@ type writer struct {
 	iptables IPTables
 	ipset    IPSet
 
-	known   *kernel           // as it was read, or read back; nil: not, or no longer of use
+	known   *kernel           // as it was read; nil: not, or no longer of use
 	carries *firewall.Ruleset // the kernel has exactly this, and left; nil: unknown
 	left    leftovers
 
@@ -108,8 +107,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 	}()
 	var plans [len(rs.Families)]*familyPlan
 	var left leftovers
-	var known *kernel // what was read and what was read back of it, nil if that is not all
-	if w.carries != nil && w.left.none() && sameHooks(w.carries, rs) {
+	if w.carries != nil && w.left.none() {
 		have, want, stale := differentSets(w.carries.Sets, rs.Sets)
 		if len(want) > 0 {
 			if _, err := w.ipset.Write(ctx, have, want); err != nil {
@@ -118,7 +116,14 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 		}
 		left.sets = stale
 		for i := range plans {
-			plans[i] = followFamily(w.carries.Families[i], rs.Families[i])
+			was, now := w.carries.Families[i], rs.Families[i]
+			var st iptables.State
+			if names := otherHooks(was, now); len(names) > 0 { // their places have to be known
+				if st, err = w.iptables.Read(ctx, now.Family, names...); err != nil {
+					return err
+				}
+			}
+			plans[i] = followFamily(was, now, st)
 		}
 	} else {
 		k, err := w.read(ctx)
@@ -136,7 +141,6 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 			}
 			plans[i] = planFamily(k.tables[want.Family], want, was)
 		}
-		known = k
 	}
 	if err := each(plans[:], func(p *familyPlan) error { return w.writeFamily(ctx, p) }); err != nil {
 		return err
@@ -152,17 +156,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 	if err := each(plans[:], func(p *familyPlan) error { return w.readBack(ctx, p, rs) }); err != nil {
 		return err
 	}
-	for _, p := range plans {
-		if p.changed() && p.back == nil {
-			known = nil // of some tables only the chains were read back
-		}
-	}
-	if known != nil {
-		for _, p := range plans {
-			maps.Copy(known.tables[p.family], p.back)
-		}
-	}
-	w.known, w.carries, w.left = known, rs, left
+	w.known, w.carries, w.left = nil, rs, left
 	return nil
 }
 
@@ -213,13 +207,13 @@ func (w *writer) writeFamily(ctx context.Context, p *familyPlan) error {
 // readBack reads what was written and compares. Where hooks changed, their places are only known from reading the whole of the
 // tables.
 func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Ruleset) error {
-	if slices.ContainsFunc(p.tables, tablePlan.rehooked) {
-		var names []string
-		for _, t := range p.tables {
-			if t.changes() {
-				names = append(names, t.name)
-			}
+	var names []string
+	for _, t := range p.tables {
+		if t.rehooked() {
+			names = append(names, t.name)
 		}
+	}
+	if len(names) > 0 {
 		st, err := w.iptables.Read(ctx, p.family, names...)
 		if err != nil {
 			return fmt.Errorf("read back: %w", err)
@@ -238,11 +232,9 @@ func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Rules
 				}
 			}
 		}
-		p.back = st
-		return nil
 	}
 	for _, t := range p.tables {
-		if len(t.changed) == 0 {
+		if len(t.changed) == 0 || slices.Contains(names, t.name) {
 			continue
 		}
 		names := make([]string, len(t.changed))
@@ -269,7 +261,6 @@ func changedChain(p *familyPlan, table string, c firewall.Chain) error {
 // clean removes what the last write has left. Nothing uses it any more, so a failure harms nobody: what stays is found again by
 // the next verification.
 func (w *writer) clean(ctx context.Context) (err error) {
-	w.known = nil
 	defer func() {
 		if err != nil {
 			w.forget()
