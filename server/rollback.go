@@ -56,9 +56,10 @@ func (g *Gateway) earlier(current *vpc.Spec, revision uint64) (*vpc.Spec, error)
 }
 
 // keepEnrolled adds current's enrolled instances to an earlier state, as far as there is a place for them: their vSwitch
-// and groups exist, and nobody has their name, MACs and addresses.
+// and groups exist, and nobody has their name, MACs, addresses and prefixes.
 func keepEnrolled(old, current *vpc.Spec) *vpc.Spec {
 	taken := map[netip.Addr]bool{}
+	var prefixes []netip.Prefix
 	macs := map[vpc.MAC]bool{}
 	for _, v := range old.VPCs {
 		for _, i := range v.Instances {
@@ -67,8 +68,22 @@ func keepEnrolled(old, current *vpc.Spec) *vpc.Spec {
 				for a := range n.Addrs {
 					taken[a] = true
 				}
+				prefixes = append(prefixes, n.IPv6Prefixes...)
 			}
 		}
+	}
+	overlaps := func(p netip.Prefix) bool {
+		if slices.ContainsFunc(prefixes, p.Overlaps) || p.IsSingleIP() && taken[p.Addr()] {
+			return true
+		}
+		if !p.IsSingleIP() {
+			for a := range taken {
+				if p.Contains(a) {
+					return true
+				}
+			}
+		}
+		return false
 	}
 	fits := func(v *vpc.VPCSpec, i *vpc.InstanceSpec) bool {
 		if slices.ContainsFunc(v.Instances, func(o *vpc.InstanceSpec) bool { return o.Name == i.Name }) {
@@ -83,8 +98,8 @@ func keepEnrolled(old, current *vpc.Spec) *vpc.Spec {
 					return false
 				}
 			}
-			for a := range n.Addrs {
-				if taken[a] {
+			for p := range n.Ranges {
+				if overlaps(p) {
 					return false
 				}
 			}

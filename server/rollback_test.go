@@ -41,6 +41,17 @@ func TestRollbackKeepsWhoHasEnrolledSince(t *testing.T) {
 		{"a declared one goes back with its revision", lab(machine("web", 10, false)), lab(machine("web", 10, false), with(machine("new", 20, false), other6)), []string{"web"}},
 		{"its IPv4 address is somebody's again", lab(machine("web", 10, false)), lab(with(machine("guest", 10, true), func(i *vpc.InstanceSpec) { other6(i); i.Interfaces[0].MAC[5] = 99 })), []string{"web"}},
 		{"its IPv6 address is somebody's again", lab(machine("web", 10, false)), lab(machine("guest", 20, true)), []string{"web"}},
+		{"its IPv6 address is in somebody's prefix again", lab(with(machine("web", 10, false), func(i *vpc.InstanceSpec) {
+			other6(i)
+			i.Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80")}
+		})), lab(with(machine("guest", 20, true), func(i *vpc.InstanceSpec) {
+			i.Interfaces[0].IPv6Addresses = []netip.Addr{netip.MustParseAddr("fd00:20:0:1:5::7")}
+		})), []string{"web"}},
+		{"an address of somebody is in its prefix again", lab(with(machine("web", 10, false), func(i *vpc.InstanceSpec) {
+			i.Interfaces[0].IPv6Addresses = []netip.Addr{netip.MustParseAddr("fd00:20:0:1:5::7")}
+		})), lab(with(machine("guest", 20, true), func(i *vpc.InstanceSpec) {
+			i.Interfaces[0].IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix("fd00:20:0:1:5::/80")}
+		})), []string{"web"}},
 		{"its MAC is declared again", lab(machine("web", 10, false)), lab(with(machine("guest", 10, true), func(i *vpc.InstanceSpec) { other6(i); i.Interfaces[0].PrivateIP = netip.MustParseAddr("10.20.1.77") })), []string{"web"}},
 		{"its name is declared again", lab(machine("web", 10, false)), lab(with(machine("web", 20, true), other6)), []string{"web"}},
 		{"its vSwitch did not exist yet", func() *vpc.Spec { s := lab(); s.VPCs[0].VSwitches = nil; return s }(), lab(machine("guest", 20, true)), nil},
