@@ -9,7 +9,7 @@
 //	                  GH-V-…      where its VPC may send it; other VPCs, foreign links        vpc
 //	                  GH-NO-…     the ACL of the vSwitch that it leaves; every packet         nacl-egress
 //	                  GH-NV-…     finds the ACL of the vSwitch that it enters, GH-NI-…        nacl-ingress
-//	                  GH-X      from elsewhere: none of ours is left alone, or to a vSwitch's range, GH-T-…:
+//	                  GH-XT     from elsewhere: none of ours is left alone, or to a vSwitch's range, GH-T-…:
 //	                  GH-VO       by an uplink only, from sources that somebody can have      vpc, anti-spoof
 //	                  GH-NI-…     the ACL of the vSwitch that it enters                       nacl-ingress
 //	                  GH-CT     established and related flows pass, invalid ones do not       conntrack

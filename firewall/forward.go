@@ -21,11 +21,9 @@ func (b *builder) forward() {
 			// An address that the set of profiles has lost leaves the mark as it is.
 			Rule{Match: Match{Mark: &none, NotMark: true}, Target: Target{Kind: SetMark, Mark: none}},
 			jump(chainSwitches),
-			Rule{Match: Match{Mark: &other}, Target: Target{Kind: Goto, Chain: chainOther}},
-			goTo(chainState))
-		b.chain("mangle", chainOther,
-			jump(chainOthers),
+			Rule{Match: Match{Mark: &other}, Target: Target{Kind: Jump, Chain: chainOthers}},
 			Rule{Match: Match{Mark: &other}, Target: Target{Kind: Goto, Chain: chainLeft}},
+			// One way leads on, not two: at every change the kernel of nft walks through all that is behind each.
 			goTo(chainState))
 		b.chain("mangle", chainLeft, Rule{Target: Target{Kind: SetMark, Mark: none}})
 		isOther := Rule{Target: Target{Kind: SetMark, Mark: other}}

@@ -33,7 +33,6 @@ const (
 	chainTo          = "GH-T-"  // + vSwitch: to its range, from no vSwitch's
 	chainEntering    = "GH-VO"  // from outside into a VPC
 	chainSource      = "GH-SRC" // sources that are never forwarded
-	chainOther       = "GH-X"   // from no vSwitch's range
 	chainOthers      = "GH-XT"  // by destination: to which vSwitch's range it is
 	chainNeither     = "GH-XN"  // to none
 	chainAstray      = "GH-XA"  // into a VPC, but by no vSwitch's link
