@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -297,73 +296,6 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 		if out := s.do("journalctl", "-u", "gatehouse", "--no-pager", "-o", "cat"); !strings.Contains(out, "Watchdog timeout") {
 			s.Error("the watchdog has done nothing")
 		}
-	})
-	s.part("what is wrong with the host is said in one line, with the remedy", func(s *system) {
-		s.do("cp", "/etc/gatehouse/gatehouse.yaml", "/root/right.yaml")
-		everywhere := func(what, remedy string) {
-			s.Helper()
-			for _, command := range []string{"systemctl status --no-pager -l gatehouse", "journalctl -b -u gatehouse --no-pager -o cat", "gatehouse doctor"} {
-				said := ""
-				s.eventually(command+" names it", func() error {
-					out, _ := s.in(strings.Fields(command)...) // status and doctor exit with an error of their own
-					for line := range strings.Lines(strings.ReplaceAll(out, "\n         ", ": ")) {
-						if strings.Contains(line, what) && strings.Contains(line, remedy) {
-							said = strings.TrimSpace(line)
-							return nil
-						}
-					}
-					return fmt.Errorf("no line with %q and %q:\n%s", what, remedy, out)
-				})
-				s.Logf("%s: %s", command, said)
-			}
-		}
-		restart := func() {
-			s.Helper()
-			s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
-			s.do("sh", "-c", "systemctl reset-failed gatehouse; systemctl restart gatehouse")
-			s.eventually("nothing is wrong any more", func() error {
-				out, err := s.in("gatehouse", "status")
-				if err != nil {
-					return fmt.Errorf("%w: %s", err, out)
-				}
-				return nil
-			})
-		}
-
-		s.do("sed", "-i", "s/^uplinks: .*/uplinks: [eth9]/", "/etc/gatehouse/gatehouse.yaml")
-		s.do("systemctl", "restart", "gatehouse")
-		everywhere("there is no link eth9, which is an uplink", "correct uplinks in the configuration")
-
-		s.do("sh", "-c", "sed -i 's|^stateDir: .*|stateDir: /srv/gatehouse|' /etc/gatehouse/gatehouse.yaml")
-		s.in("systemctl", "restart", "gatehouse") // it cannot
-		everywhere("/srv/gatehouse", "ReadWritePaths=")
-		restart()
-
-		for _, taken := range []struct {
-			network, addr, what string
-		}{{"udp4", ":67", "udp port 67 on gh-"}, {"udp4", "10.20.1.253:53", "udp port 53 of 10.20.1.253 is taken"}} {
-			s.do("systemctl", "stop", "gatehouse")
-			var holder net.PacketConn
-			err := s.space.Do(func() (err error) {
-				holder, err = net.ListenPacket(taken.network, taken.addr)
-				return err
-			})
-			if err != nil {
-				s.Fatal(err)
-			}
-			s.do("systemctl", "start", "gatehouse")
-			everywhere(taken.what, "free the ")
-			if err := holder.Close(); err != nil {
-				s.Error(err)
-			}
-			restart()
-		}
-
-		s.do("mv", "/usr/sbin/xtables-nft-multi", "/root/")
-		s.in("systemctl", "restart", "gatehouse") // it cannot
-		everywhere("iptables", "install")
-		s.do("mv", "/root/xtables-nft-multi", "/usr/sbin/")
-		restart()
 	})
 	s.part("it starts with a thousand instances", func(s *system) {
 		s.apply(thousand())
