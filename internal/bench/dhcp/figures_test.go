@@ -25,6 +25,7 @@ func TestAFigureFailsOnlyWhenMedianAndRangesMiss(t *testing.T) {
 		{"a cost that misses", less, series{116, 117, 118}, series{100, 100, 100}, verdictFail},
 		{"an amount that reaches the aim", amount, series{1000}, nil, verdictAim},
 		{"an amount that reaches what it must", amount, series{100, 200, 1000}, nil, verdictPass},
+		{"what is only shown", figure{more: true}, series{1}, series{100}, verdictShown},
 		{"an amount that misses", amount, series{100, 199, 1000}, nil, verdictFail},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

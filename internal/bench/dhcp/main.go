@@ -102,8 +102,9 @@ type workload struct {
 }
 
 var workloads = []workload{
-	{"most", []string{gatehouse, kea, isc}, func(b *bench, ctx context.Context, server string) error {
-		return b.most(ctx, "most", server, fewClients)
+	{"most", []string{gatehouse, kea, isc}, (*bench).mostByCrowd},
+	{"perfdhcp", []string{gatehouse, kea, isc}, func(b *bench, ctx context.Context, server string) error {
+		return b.most(ctx, "perfdhcp", server, fewClients)
 	}},
 	{"steady", []string{gatehouse, kea}, (*bench).steady},
 	{"new", []string{gatehouse, kea, dnsmasq}, func(b *bench, ctx context.Context, server string) error {
