@@ -1,5 +1,6 @@
 // Command dhcp measures gatehouse's DHCP beside Kea, ISC dhcpd and dnsmasq: the same clients (perfdhcp, which speaks as a
-// relay; of DHCPv6 our own), one core for the server and another for the clients, two network namespaces.
+// relay, or a crowd of our own where perfdhcp would be slower than the server; of DHCPv6 our own), one core for the server and
+// another for the clients, two network namespaces.
 //
 // gatehouse is the daemon itself, with every client a registered interface, and every ACK durable. ISC dhcpd and dnsmasq
 // sync their lease files too; Kea's memfile does not: what it has acknowledged may be lost with the power.
