@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -74,16 +76,20 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 			Remedy: "make it the daemon's (chown gatehouse: " + c.StateDir + "), and add ReadWritePaths=" + c.StateDir + " to its unit (systemctl edit gatehouse)"})
 	}
 	log := slog.New(slog.DiscardHandler)
-	st, err := openStore(c, log)
+	st, close, err := openToLook(c, log)
 	switch {
 	case errors.Is(err, store.ErrInUse):
 		return append(out, api.Finding{Level: api.LevelProblem, Code: "daemon", Message: err.Error(), Remedy: "ask that daemon: name its socket with --socket"})
 	case err != nil:
 		return append(out, problem("state", err)...)
 	}
-	defer st.Close()
+	defer close()
 	spec, revision := st.State()
-	out = append(out, api.Finding{Level: api.LevelOK, Code: "state", Message: fmt.Sprintf("%s holds revision %d", c.StateFile(), revision)})
+	says := fmt.Sprintf("%s holds revision %d", c.StateFile(), revision)
+	if _, err := os.Stat(c.StateFile()); errors.Is(err, fs.ErrNotExist) {
+		says = c.StateFile() + " is made when the daemon starts for the first time"
+	}
+	out = append(out, api.Finding{Level: api.LevelOK, Code: "state", Message: says})
 	links, err := link.New(ctx, link.Options{Logger: log, Journal: readOnly{journal{st}}})
 	if err != nil {
 		return append(out, problem("links", err)...)
@@ -98,6 +104,29 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 		out = append(out, api.Finding{Level: api.LevelProblem, Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
 	return out
+}
+
+// openToLook opens the state of a daemon that does not run. Where there is none yet it tries with another in its place, of
+// which close leaves nothing: one that root had made would not be the daemon's.
+func openToLook(c *configs.Config, log *slog.Logger) (st *store.Store, close func(), err error) {
+	trial, clean := *c, func() {}
+	if _, err := os.Stat(c.StateFile()); errors.Is(err, fs.ErrNotExist) {
+		parent := c.StateDir
+		for errors.Is(err, fs.ErrNotExist) && parent != filepath.Dir(parent) {
+			if _, err = os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+				parent = filepath.Dir(parent)
+			}
+		}
+		if trial.StateDir, err = os.MkdirTemp(parent, ".doctor-"); err != nil {
+			return nil, nil, fmt.Errorf("state directory: %w", err)
+		}
+		clean = func() { _ = os.RemoveAll(trial.StateDir) } // nothing depends on it
+	}
+	if st, err = openStore(&trial, log); err != nil {
+		clean()
+		return nil, nil, err
+	}
+	return st, func() { _ = st.Close(); clean() }, nil // it was only read
 }
 
 // hostAccessFindings names services that are offered to nobody.
