@@ -168,10 +168,14 @@ func (s *Server) signatureOf(msg []byte) (g *signature, plain []byte, err error)
 		return &signature{server: s, asked: tsig, key: key, mac: tsig.MAC}, unsigned(msg), nil
 	}
 	reply := new(miekg.Msg).SetReply(&m)
+	var failed error
 	if secret := s.refuseTSIG(reply, tsig, key, err); secret != "" {
-		plain, _, _ = miekg.TsigGenerate(reply, secret, tsig.MAC, false)
+		plain, _, failed = miekg.TsigGenerate(reply, secret, tsig.MAC, false)
 	} else {
-		plain, _ = reply.Pack()
+		plain, failed = reply.Pack()
+	}
+	if failed != nil {
+		plain = unreadable(msg)
 	}
 	return nil, plain, err
 }
