@@ -48,7 +48,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // While more than one lease comes in gatherTime, writes begin that far apart, unless there is enough for one already. A
 // write costs the processor and the disk much the same however many leases are in it; a lone lease is written at once.
 const (
-	gatherTime = 2 * time.Millisecond
+	gatherTime = 4 * time.Millisecond
 	enough     = 32
 )
 

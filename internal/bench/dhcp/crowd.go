@@ -31,6 +31,7 @@ const (
 type crowd struct {
 	conn     *ipv4.PacketConn
 	clients  int
+	once     bool              // every client has one exchange, and then it is over
 	next     int               // client to begin
 	asking   map[vpc.MAC]since // who is in an exchange
 	out      []ipv4.Message
@@ -42,14 +43,15 @@ type crowd struct {
 // since is when a client was last heard of.
 type since = time.Time
 
-// mostByCrowd measures how many exchanges a second a server finishes for a crowd.
-func (b *bench) mostByCrowd(ctx context.Context, server string) error {
-	return b.fresh(ctx, server, fewClients, func(p *process) (err error) {
+// mostByCrowd measures how many exchanges a second a server finishes for a crowd: for the span, of clients that come back
+// again and again, or once for each of them.
+func (b *bench) mostByCrowd(ctx context.Context, workload, server string, clients int, once bool) error {
+	return b.fresh(ctx, server, clients, func(p *process) (err error) {
 		before, err := usedCPU(p.pid())
 		if err != nil {
 			return err
 		}
-		c, took, err := b.world(server).runCrowd(ctx, fewClients, b.span)
+		c, took, err := b.world(server).runCrowd(ctx, clients, once, b.span)
 		if err != nil {
 			return err
 		}
@@ -60,14 +62,14 @@ func (b *bench) mostByCrowd(ctx context.Context, server string) error {
 		if c.finished == 0 {
 			return fmt.Errorf("nobody got an address (%d asked, %d were offered one): %s", c.asked, c.offered, p.logged())
 		}
-		b.results.add("most", server, rateKey, float64(c.finished)/took.Seconds())
-		b.results.add("most", server, cpuKey, (after-before).Seconds()*1e6/float64(c.finished))
+		b.results.add(workload, server, rateKey, float64(c.finished)/took.Seconds())
+		b.results.add(workload, server, cpuKey, (after-before).Seconds()*1e6/float64(c.finished))
 		return nil
 	})
 }
 
-// runCrowd lets a crowd ask for the span, on the clients' core.
-func (w *world) runCrowd(ctx context.Context, clients int, span time.Duration) (c *crowd, took time.Duration, err error) {
+// runCrowd lets a crowd ask for the span, or until each has asked once, on the clients' core.
+func (w *world) runCrowd(ctx context.Context, clients int, once bool, span time.Duration) (c *crowd, took time.Duration, err error) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -86,7 +88,7 @@ func (w *world) runCrowd(ctx context.Context, clients int, span time.Duration) (
 		if err = conn.SetReadBuffer(4 << 20); err != nil {
 			return
 		}
-		c = &crowd{conn: ipv4.NewPacketConn(conn), clients: clients, asking: map[vpc.MAC]since{}}
+		c = &crowd{conn: ipv4.NewPacketConn(conn), clients: clients, once: once, asking: map[vpc.MAC]since{}}
 		begin := time.Now()
 		err = c.run(ctx, begin.Add(span))
 		took = time.Since(begin)
@@ -124,8 +126,11 @@ func (c *crowd) run(ctx context.Context, end time.Time) error {
 				}
 			}
 		}
-		for len(c.asking) < crowdSize {
+		for len(c.asking) < crowdSize && !c.all() {
 			c.begin(now)
+		}
+		if len(c.asking) == 0 {
+			return nil
 		}
 		if err := c.flush(); err != nil {
 			return err
@@ -146,6 +151,9 @@ func (c *crowd) run(ctx context.Context, end time.Time) error {
 	}
 	return ctx.Err()
 }
+
+// all reports whether nobody is left to begin.
+func (c *crowd) all() bool { return c.once && c.next >= c.clients }
 
 // begin starts the exchange of the next client that is in none.
 func (c *crowd) begin(now time.Time) {

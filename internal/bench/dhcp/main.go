@@ -103,14 +103,19 @@ type workload struct {
 }
 
 var workloads = []workload{
-	{"most", []string{gatehouse, kea, isc}, (*bench).mostByCrowd},
+	{"most", []string{gatehouse, kea, isc}, func(b *bench, ctx context.Context, server string) error {
+		return b.mostByCrowd(ctx, "most", server, fewClients, false)
+	}},
+	{"new", []string{gatehouse, kea, dnsmasq}, func(b *bench, ctx context.Context, server string) error {
+		return b.mostByCrowd(ctx, "new", server, manyClients, true)
+	}},
 	{"perfdhcp", []string{gatehouse, kea, isc}, func(b *bench, ctx context.Context, server string) error {
 		return b.most(ctx, "perfdhcp", server, fewClients)
 	}},
-	{"steady", []string{gatehouse, kea}, (*bench).steady},
-	{"new", []string{gatehouse, kea, dnsmasq}, func(b *bench, ctx context.Context, server string) error {
-		return b.most(ctx, "new", server, manyClients)
+	{"perfdhcp-new", []string{gatehouse, kea, dnsmasq}, func(b *bench, ctx context.Context, server string) error {
+		return b.most(ctx, "perfdhcp-new", server, manyClients)
 	}},
+	{"steady", []string{gatehouse, kea}, (*bench).steady},
 	{"overload", []string{gatehouse}, (*bench).overload},
 	{"enrol", []string{gatehouse}, (*bench).enrolments},
 	{"restart", []string{gatehouse, kea}, (*bench).restart},
