@@ -9,5 +9,5 @@
 //
 // Offers are held in memory for seconds. A binding is durable before the client hears of it: Commit queues it, Run writes
 // whatever has been queued meanwhile in one transaction, and only then calls back. An idle engine writes at once, a busy one
-// gathers while the previous write is under way, and for two milliseconds at least.
+// gathers while the previous write is under way, and for four milliseconds at least while leases keep coming.
 package lease
