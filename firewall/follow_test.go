@@ -100,7 +100,7 @@ func shared(t *testing.T, before, now *Ruleset) (kept, written int) {
 						case o.Name != c.Name:
 						case o.Same(&c):
 							kept++
-						case o.Hash(ts.Family) == c.Hash(ts.Family):
+						case o.Equal(&c, ts.Family):
 							t.Fatalf("chain %s is as it was, and not the same", c.Name)
 						default:
 							written++

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base32"
 	"net/netip"
@@ -33,7 +34,7 @@ type chainText struct {
 const hashSize = 10
 
 // Spec returns the rule's arguments in the syntax of iptables-restore, without "-A CHAIN" and without the comment,
-// which depends on the rule's place in its chain (see Chain.Lines).
+// which depends on the rule's chain (see Chain.Lines).
 func (r Rule) Spec(f vpc.Family) string {
 	b := appendMatch(nil, &r.Match, f)
 	return string(appendTarget(b, r.Target))
@@ -52,25 +53,29 @@ func (c Chain) Lines(f vpc.Family) []string {
 func (c Chain) AppendLines(b []byte, f vpc.Family) []byte {
 	sums := c.sums(f)
 	for i := range c.Rules {
-		r := &c.Rules[i]
 		b = append(append(append(b, "-A "...), c.Name...), ' ')
-		b = appendMatch(b, &r.Match, f)
-		if !r.Bare {
-			var buf [maxComment]byte
-			comment := hashEncoding.AppendEncode(append(buf[:0], CommentPrefix...), sums[i*hashSize:(i+1)*hashSize])
-			if r.ID != "" {
-				comment = append(append(comment, ' '), r.ID...)
-			}
-			b = append(appendQuoted(append(b, "-m comment --comment "...), string(comment), maxComment), ' ')
-		}
-		b = append(appendTarget(b, r.Target), '\n')
+		b = c.appendRule(b, i, f, sums)
 	}
 	return b
 }
 
-// Hashes returns what each rule is known by, in order: its hash, a function of the chain's name, all rules before it, and the
-// rule with its ID; or the text of a bare rule after "-A ". Two chains have the same text exactly when they have the same
-// hashes.
+// appendRule appends a rule's match, comment and target, and the line's end.
+func (c Chain) appendRule(b []byte, i int, f vpc.Family, sums []byte) []byte {
+	r := &c.Rules[i]
+	b = appendMatch(b, &r.Match, f)
+	if !r.Bare {
+		var buf [maxComment]byte
+		comment := hashEncoding.AppendEncode(append(buf[:0], CommentPrefix...), sums[i*hashSize:(i+1)*hashSize])
+		if r.ID != "" {
+			comment = append(append(comment, ' '), r.ID...)
+		}
+		b = append(appendQuoted(append(b, "-m comment --comment "...), string(comment), maxComment), ' ')
+	}
+	return append(appendTarget(b, r.Target), '\n')
+}
+
+// Hashes returns what each rule is known by, in order: its hash, a function of the chain's name and the rule with its ID; or
+// the text of a bare rule after "-A ". Two chains have the same text exactly when they have the same hashes.
 func (c Chain) Hashes(f vpc.Family) []string {
 	sums := c.sums(f)
 	hashes := make([]string, len(c.Rules))
@@ -108,13 +113,9 @@ func (c Chain) HasHashes(f vpc.Family, hashes []string) bool {
 	return true
 }
 
-// Hash returns the hash of the whole chain: that of its last rule, bare or not, or that of its name when it has none.
-func (c Chain) Hash(f vpc.Family) string {
-	if sums := c.sums(f); len(sums) > 0 {
-		return hashEncoding.EncodeToString(sums[len(sums)-hashSize:])
-	}
-	sum := sha256.Sum256([]byte(c.Name))
-	return hashEncoding.EncodeToString(sum[:hashSize])
+// Equal reports whether two chains have the same name and, in the family, the same text.
+func (c *Chain) Equal(o *Chain, f vpc.Family) bool {
+	return c.Same(o) || c.Name == o.Name && bytes.Equal(c.sums(f), o.sums(f))
 }
 
 // sums returns the hashes of the rules, one after the other.
@@ -131,17 +132,17 @@ func (c Chain) sums(f vpc.Family) []byte {
 
 func hashRules(c Chain, f vpc.Family) []byte {
 	out := make([]byte, 0, hashSize*len(c.Rules))
-	sum := sha256.Sum256([]byte(c.Name))
 	var buf []byte
 	for i := range c.Rules {
 		r := &c.Rules[i]
-		buf = appendMatch(append(buf[:0], sum[:]...), &r.Match, f)
+		buf = append(append(buf[:0], c.Name...), '\n')
+		buf = appendMatch(buf, &r.Match, f)
 		buf = appendTarget(buf, r.Target)
 		buf = append(append(buf, '\n'), r.ID...)
 		if r.Bare {
 			buf = append(buf, '\n')
 		}
-		sum = sha256.Sum256(buf)
+		sum := sha256.Sum256(buf)
 		out = append(out, sum[:hashSize]...)
 	}
 	return out

@@ -2,12 +2,12 @@ package server
 
 import (
 	"context"
-	"net"
 	"sync"
 	"time"
 
 	"gatehouse/firewall/nflog"
 	"gatehouse/server/api"
+	"gatehouse/server/port"
 	"gatehouse/vpc"
 )
 
@@ -106,7 +106,7 @@ func (g *Gateway) flowOf(r nflog.Refusal) api.Flow {
 	f := api.Flow{
 		Time: r.Time, Verdict: vpc.Drop, Reason: r.Reason, Rule: r.Rule, Protocol: r.Protocol,
 		From: r.Src.String(), FromAddr: r.Src, FromPort: r.SrcPort, To: r.Dst.String(), ToAddr: r.Dst, Port: r.DstPort,
-		In: linkName(r.In), Out: linkName(r.Out),
+		In: port.Name(r.In), Out: port.Name(r.Out),
 	}
 	s := g.stored.Load()
 	if n := s.InterfaceByAddr(r.Src); n != nil {
@@ -116,18 +116,6 @@ func (g *Gateway) flowOf(r nflog.Refusal) api.Flow {
 		f.To = n.Instance.Name
 	}
 	return f
-}
-
-// linkName is the name of a link; "" when there is none of that index any more.
-func linkName(index int) string {
-	if index == 0 {
-		return ""
-	}
-	ifi, err := net.InterfaceByIndex(index)
-	if err != nil {
-		return ""
-	}
-	return ifi.Name
 }
 
 // Flows gives the newest refused flows, oldest first.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -229,6 +230,17 @@ func (k *fakeKernel) transaction(old *fakeTable, body string) (*fakeTable, error
 				return nil, fmt.Errorf("%s: no such chain", l)
 			}
 			t.chains[chain] = append(slices.Clone(t.chains[chain]), rule)
+		case verb == "-I", verb == "-D":
+			place, rule, _ := strings.Cut(rule, " ")
+			n, err := strconv.Atoi(place)
+			if err != nil || n < 1 || n > len(t.chains[chain]) {
+				return nil, fmt.Errorf("%s: no such rule", l)
+			}
+			if verb == "-I" {
+				t.chains[chain] = slices.Insert(slices.Clone(t.chains[chain]), n-1, rule)
+			} else {
+				t.chains[chain] = slices.Delete(slices.Clone(t.chains[chain]), n-1, n)
+			}
 		}
 	}
 	for chain, rules := range t.chains {

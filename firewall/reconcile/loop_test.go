@@ -139,7 +139,7 @@ func TestAnUnchangedRevisionWritesNothing(t *testing.T) {
 	})
 }
 
-func TestASmallChangeWritesOnlyTheChainsConcerned(t *testing.T) {
+func TestASmallChangeWritesOnlyTheRulesConcerned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newFakeKernel()
 		l := running(t, k)
@@ -156,8 +156,8 @@ func TestASmallChangeWritesOnlyTheChainsConcerned(t *testing.T) {
 			t.Fatalf("%d transactions, want one for each family:\n%s", len(writes), strings.Join(writes, "\n"))
 		}
 		for _, text := range writes {
-			if n := strings.Count(text, "\n:"); n != 1 || !strings.Contains(text, "\n:GH-I-") {
-				t.Errorf("wrote %d chains:\n%s", n, text)
+			if _, edits, _ := strings.Cut(text, "\n"); !strings.HasPrefix(edits, "-D GH-I-") || strings.Count(edits, "\n") != 2 {
+				t.Errorf("wrote more than that one rule is gone:\n%s", text)
 			}
 		}
 	})

@@ -60,11 +60,12 @@ type familyPlan struct {
 // tablePlan is what has to be done to one table.
 type tablePlan struct {
 	name    string
-	changed []firewall.Chain // that differ, or are not there
-	stale   []string         // chains that it shall not have
-	hooks   []firewall.Hook  // all that it shall have
-	have    []iptables.Hook  // all that it has
-	unhook  []iptables.Hook  // those that it shall not have
+	changed []firewall.Chain          // that differ, or are not there
+	was     map[string]firewall.Chain // by name, those of them that the kernel certainly has just like that
+	stale   []string                  // chains that it shall not have
+	hooks   []firewall.Hook           // all that it shall have
+	have    []iptables.Hook           // all that it has
+	unhook  []iptables.Hook           // those that it shall not have
 }
 
 // hooked reports whether every hook is as it should be.
@@ -107,8 +108,8 @@ func planTables(have iptables.State, want firewall.Tables) []tablePlan {
 }
 
 // followFamily compares the tables that the kernel is known to have with what it shall have. Those whose hooks are others, see
-// otherHooks, were read.
-func followFamily(have, want firewall.Tables, read iptables.State) *familyPlan {
+// otherHooks, were read. Only where what it has is certain can single rules be written, by their places.
+func followFamily(have, want firewall.Tables, read iptables.State, certain bool) *familyPlan {
 	others := otherHooks(have, want)
 	var differ firewall.Tables
 	differ.Family = want.Family
@@ -118,7 +119,7 @@ func followFamily(have, want firewall.Tables, read iptables.State) *familyPlan {
 			differ.Tables = append(differ.Tables, t)
 			continue
 		}
-		p := tablePlan{name: t.Name}
+		p := tablePlan{name: t.Name, was: map[string]firewall.Chain{}}
 		old, new := chainsOf(have, t.Name), t.Chains
 		for len(old)+len(new) > 0 {
 			switch {
@@ -129,8 +130,11 @@ func followFamily(have, want firewall.Tables, read iptables.State) *familyPlan {
 			case len(old) == 0 || old[0].Name > new[0].Name:
 				p.changed = append(p.changed, new[0])
 			default:
-				if !old[0].Same(&new[0]) && old[0].Hash(want.Family) != new[0].Hash(want.Family) {
+				if !old[0].Equal(&new[0], want.Family) {
 					p.changed = append(p.changed, new[0])
+					if certain && t.Name != accepting { // which may be narrowed first
+						p.was[old[0].Name] = old[0]
+					}
 				}
 				old = old[1:]
 			}
@@ -195,9 +199,9 @@ func newFamilyPlan(f vpc.Family, tables []tablePlan, before firewall.Tables) *fa
 	p := &familyPlan{family: f, tables: tables}
 	var narrow, write strings.Builder
 	for _, t := range tables {
-		restoreText(&write, f, t.name, t.changed)
+		restoreText(&write, f, t.name, t.changed, t.was)
 		if t.name == accepting {
-			restoreText(&narrow, f, t.name, narrowed(t.changed, chainsOf(before, t.name), f))
+			restoreText(&narrow, f, t.name, narrowed(t.changed, chainsOf(before, t.name), f), nil)
 		}
 	}
 	p.narrow, p.write = narrow.String(), write.String()
@@ -282,20 +286,24 @@ func accepts(c firewall.Chain, f vpc.Family) map[string]bool {
 	return specs
 }
 
-// restoreText appends one table's transaction: every chain is emptied, or made, and filled anew.
-func restoreText(b *strings.Builder, f vpc.Family, table string, chains []firewall.Chain) {
+// restoreText appends one table's transaction: every chain is emptied, or made, and filled anew; but of one that was there with
+// much the same rules only those are written that differ.
+func restoreText(b *strings.Builder, f vpc.Family, table string, chains []firewall.Chain, was map[string]firewall.Chain) {
 	if len(chains) == 0 {
 		return
 	}
 	b.WriteString("*" + table + "\n")
-	for _, c := range chains {
-		b.WriteString(":" + c.Name + " - [0:0]\n")
-	}
 	var lines []byte
 	for _, c := range chains {
-		lines = c.AppendLines(lines[:0], f)
-		b.Write(lines)
+		if old, ok := was[c.Name]; ok {
+			if lines, ok = c.AppendEdits(lines, old, f); ok {
+				continue
+			}
+		}
+		b.WriteString(":" + c.Name + " - [0:0]\n")
+		lines = c.AppendLines(lines, f)
 	}
+	b.Write(lines)
 	b.WriteString("COMMIT\n")
 }
 

@@ -93,8 +93,8 @@ type Counter struct {
 	Bytes   uint64
 }
 
-// Counters returns what the rules in force have counted since they were written. A rule keeps its count as long as its chain
-// does not change.
+// Counters returns what the rules in force have counted since they were written. With iptables-nft a rule keeps its count when
+// others come to its chain or go, with the legacy backend as long as its chain does not change.
 func (l *Loop) Counters(ctx context.Context) ([]Counter, error) {
 	f := l.force.Load()
 	if f == nil {

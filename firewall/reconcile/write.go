@@ -108,6 +108,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 	var plans [len(rs.Families)]*familyPlan
 	var left leftovers
 	if w.carries != nil && w.left.none() {
+		certain := w.certain(ctx)
 		have, want, stale := differentSets(w.carries.Sets, rs.Sets)
 		if len(want) > 0 {
 			if _, err := w.ipset.Write(ctx, have, want); err != nil {
@@ -123,7 +124,7 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 					return err
 				}
 			}
-			plans[i] = followFamily(was, now, st)
+			plans[i] = followFamily(was, now, st, certain)
 		}
 	} else {
 		k, err := w.read(ctx)
@@ -142,19 +143,22 @@ func (w *writer) write(ctx context.Context, rs, before *firewall.Ruleset) (err e
 			plans[i] = planFamily(k.tables[want.Family], want, was)
 		}
 	}
-	if err := each(plans[:], func(p *familyPlan) error { return w.writeFamily(ctx, p) }); err != nil {
+	err = each(plans[:], func(p *familyPlan) error {
+		if err := w.writeFamily(ctx, p); err != nil {
+			return err
+		}
+		p.narrow, p.write = "", ""
+		return w.readBack(ctx, p, rs)
+	})
+	if err != nil {
 		return err
 	}
 	for i, p := range plans {
-		p.narrow, p.write = "", ""
 		for _, t := range p.tables {
 			if len(t.stale) > 0 {
 				left.chains[i] = append(left.chains[i], staleChains{t.name, t.stale})
 			}
 		}
-	}
-	if err := each(plans[:], func(p *familyPlan) error { return w.readBack(ctx, p, rs) }); err != nil {
-		return err
 	}
 	w.known, w.carries, w.left = nil, rs, left
 	return nil

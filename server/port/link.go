@@ -21,6 +21,23 @@ func Index(link string) (int, error) {
 	return int(index), nil
 }
 
+// Name returns the name of a link by its index; "" when there is none of that index, or not any more.
+func Name(index int) string {
+	if index == 0 {
+		return ""
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	name, err := linkName(fd, uint32(index))
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 // linkIndex returns the index of a link of a socket's network namespace, and linkName the name.
 func linkIndex(fd int, name string) (uint32, error) {
 	ifr, err := unix.NewIfreq(name)

@@ -11,6 +11,9 @@ func TestLinksAreFoundByName(t *testing.T) {
 		t.Fatalf("%d links: %v", len(all), err)
 	}
 	for _, ifi := range all {
+		if name := Name(ifi.Index); name != ifi.Name {
+			t.Errorf("link %d is named %q, want %q", ifi.Index, name, ifi.Name)
+		}
 		if i, err := Index(ifi.Name); err != nil || i != ifi.Index {
 			t.Errorf("%s has index %d, not %d (%v)", ifi.Name, ifi.Index, i, err)
 		}
