@@ -49,6 +49,9 @@ func detour(before, after *Tables) []Table {
 		return nil
 	}
 	old, new := profileMarks(was), profileMarks(now)
+	if len(old) == 0 {
+		return nil // nobody had a policy that could be missed
+	}
 	var fresh, handed []Mark
 	for m, name := range new {
 		switch old[m] {

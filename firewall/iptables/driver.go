@@ -64,24 +64,9 @@ func (d *Driver) Read(ctx context.Context, f vpc.Family, tables ...string) (Stat
 	return st, err
 }
 
-// listAtMost is the number of chains up to which listing them is cheaper than saving everything.
-const listAtMost = 256
-
 // ReadChains returns the hashes of the rules of some chains of ours; a chain that does not exist is left out.
 func (d *Driver) ReadChains(ctx context.Context, f vpc.Family, table string, chains []string) (map[string][]string, error) {
 	found := make(map[string][]string, len(chains))
-	if len(chains) > listAtMost {
-		st, err := d.Read(ctx, f, table)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range chains {
-			if t := st[table]; t != nil && t.Chains[c] != nil {
-				found[c] = t.Chains[c]
-			}
-		}
-		return found, nil
-	}
 	if len(chains) > 1 {
 		if found, ok := d.listChains(ctx, f, table, chains); ok {
 			return found, nil

@@ -209,16 +209,20 @@ func (w *writer) writeFamily(ctx context.Context, p *familyPlan) error {
 }
 
 // readBack reads what was written and compares. Where hooks changed, their places are only known from reading the whole of the
-// tables.
+// tables; and where there is much, to read everything at once is quicker than chain by chain, or table by table.
 func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Ruleset) error {
-	var names []string
+	var whole []string
 	for _, t := range p.tables {
-		if t.rehooked() {
-			names = append(names, t.name)
+		if t.rehooked() || len(t.changed) > listAtMost {
+			whole = append(whole, t.name)
 		}
 	}
-	if len(names) > 0 {
-		st, err := w.iptables.Read(ctx, p.family, names...)
+	if len(whole) > 0 {
+		only := whole
+		if len(whole) > 1 {
+			only = nil
+		}
+		st, err := w.iptables.Read(ctx, p.family, only...)
 		if err != nil {
 			return fmt.Errorf("read back: %w", err)
 		}
@@ -226,19 +230,19 @@ func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Rules
 			if want.Family != p.family {
 				continue
 			}
-			want.Tables = slices.DeleteFunc(slices.Clone(want.Tables), func(t firewall.Table) bool { return !slices.Contains(names, t.Name) })
+			want.Tables = slices.DeleteFunc(slices.Clone(want.Tables), func(t firewall.Table) bool { return !slices.Contains(whole, t.Name) })
 			for _, t := range planTables(st, want) {
 				if len(t.changed) > 0 {
 					return changedChain(p, t.name, t.changed[0])
 				}
-				if t.rehooked() {
+				if slices.Contains(whole, t.name) && t.rehooked() {
 					return &ChangedError{fmt.Sprintf("%s %s hooks", p.family, t.name)}
 				}
 			}
 		}
 	}
 	for _, t := range p.tables {
-		if len(t.changed) == 0 || slices.Contains(names, t.name) {
+		if len(t.changed) == 0 || slices.Contains(whole, t.name) {
 			continue
 		}
 		names := make([]string, len(t.changed))
@@ -257,6 +261,9 @@ func (w *writer) readBack(ctx context.Context, p *familyPlan, rs *firewall.Rules
 	}
 	return nil
 }
+
+// listAtMost is the number of chains up to which listing them is cheaper than reading the whole of the table.
+const listAtMost = 256
 
 func changedChain(p *familyPlan, table string, c firewall.Chain) error {
 	return &ChangedError{fmt.Sprintf("%s %s chain %s", p.family, table, c.Name)}
