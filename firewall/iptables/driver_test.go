@@ -298,6 +298,9 @@ func TestReadChainsAgreesWithRead(t *testing.T) {
 		rs := base("vs1", "vs2")
 		apply(t, d, rs)
 		for _, f := range vpc.Families() {
+			if err := d.Restore(context.Background(), f, "*mangle\n:GH-EMPTY - [0:0]\n:GH-MORE - [0:0]\n-A GH-MORE -m comment --comment gh:abcdefghijklmnop -j RETURN\nCOMMIT\n"); err != nil {
+				t.Fatal(err)
+			}
 			all := read(t, d, f)["mangle"].Chains
 			some := slices.Sorted(maps.Keys(all))
 			if len(some) < 2 || len(all["GH-FWD"]) == 0 {
