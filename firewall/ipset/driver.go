@@ -27,7 +27,7 @@ var (
 // that at least a third of the set changes.
 const swapAbove = 1000
 
-// Driver writes sets with the ipset program, in the network namespace of the calling thread. It keeps no state.
+// Driver writes sets in the network namespace of the calling thread. It keeps no state.
 type Driver struct {
 	path string
 }
@@ -80,7 +80,11 @@ func (d *Driver) Write(ctx context.Context, have map[string]firewall.Set, want [
 		// The context may be what ended it: what was prepared is removed all the same.
 		return nil, errors.Join(fmt.Errorf("prepare sets: %w", err), d.discard(context.WithoutCancel(ctx), p.prepared))
 	}
-	if err := d.restore(ctx, p.commit); err != nil {
+	err := d.change(ctx, p.changes)
+	if err == nil {
+		err = d.restore(ctx, p.swaps)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("change sets: %w", err), d.discard(context.WithoutCancel(ctx), p.spares))
 	}
 	if err := d.restore(ctx, p.cleanup); err != nil {
@@ -150,7 +154,8 @@ func (d *Driver) discard(ctx context.Context, names []string) error {
 type plan struct {
 	prepare  []string // create and fill new sets and spares; nothing in use changes
 	prepared []string // their names
-	commit   []string // change what is in use: members one by one, or a swap
+	changes  []change // change what is in use member by member
+	swaps    []string // change it at once
 	cleanup  []string // destroy the spares
 	spares   []string // their names
 }
@@ -180,15 +185,15 @@ func newPlan(have map[string]firewall.Set, want []firewall.Set) *plan {
 				p.prepare = append(p.prepare, "destroy "+spare)
 			}
 			p.fill(spare, w)
-			p.commit = append(p.commit, "swap "+spare+" "+w.Name)
+			p.swaps = append(p.swaps, "swap "+spare+" "+w.Name)
 			p.cleanup = append(p.cleanup, "destroy "+spare)
 			p.spares = append(p.spares, spare)
 		default:
 			for _, m := range del {
-				p.commit = append(p.commit, "del "+w.Name+" "+m)
+				p.changes = append(p.changes, change{set: w.Name, typ: w.Type, member: m})
 			}
 			for _, m := range add {
-				p.commit = append(p.commit, "add "+w.Name+" "+m)
+				p.changes = append(p.changes, change{set: w.Name, typ: w.Type, member: m, add: true})
 			}
 		}
 	}
@@ -201,6 +206,24 @@ func (p *plan) fill(name string, s firewall.Set) {
 	for _, m := range s.Members {
 		p.prepare = append(p.prepare, "add "+name+" "+m)
 	}
+}
+
+// fewChanges is up to how many changes it is cheaper to make them without the ipset program.
+const fewChanges = 1000
+
+// change changes members of sets in use. What the kernel refuses is asked for again by way of ipset, which can say why.
+func (d *Driver) change(ctx context.Context, changes []change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	if len(changes) <= fewChanges && ctx.Err() == nil && send(changes) == nil {
+		return nil
+	}
+	lines := make([]string, len(changes))
+	for i, c := range changes {
+		lines[i] = c.line()
+	}
+	return d.restore(ctx, lines)
 }
 
 // restore feeds lines to `ipset restore`. Adding what is there and removing what is not are no errors, so that a Write

@@ -118,7 +118,11 @@ func TestPlanChangesAsLittleAsItCan(t *testing.T) {
 			if d := cmp.Diff(tt.prepare, p.prepare); d != "" {
 				t.Errorf("prepare (-want +got):\n%s", d)
 			}
-			if d := cmp.Diff(tt.commit, p.commit); d != "" {
+			var commit []string
+			for _, c := range p.changes {
+				commit = append(commit, c.line())
+			}
+			if d := cmp.Diff(tt.commit, append(commit, p.swaps...)); d != "" {
 				t.Errorf("commit (-want +got):\n%s", d)
 			}
 		})
@@ -129,8 +133,8 @@ func TestPlanSwapsWhenMostOfALargeSetChanges(t *testing.T) {
 	have := Canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 1)})
 	want := Canonical(firewall.Set{Name: "gh4-x", Type: "hash:ip", Family: vpc.IPv4, Members: many(2000, 2)})
 	p := newPlan(map[string]firewall.Set{"gh4-x": have}, []firewall.Set{want})
-	if len(p.commit) != 1 || p.commit[0] != "swap gh4-x~ gh4-x" {
-		t.Errorf("commit has %d lines, the first %q; want one swap", len(p.commit), p.commit[0])
+	if len(p.changes) > 0 || len(p.swaps) != 1 || p.swaps[0] != "swap gh4-x~ gh4-x" {
+		t.Errorf("%d members are changed, and %q; want one swap", len(p.changes), p.swaps)
 	}
 }
 
@@ -170,8 +174,8 @@ func FuzzParseSave(f *testing.F) {
 				t.Errorf("%q is not ours", name)
 			}
 			// A set that was read needs no change to become itself.
-			if p := newPlan(sets, []firewall.Set{s}); len(p.prepare)+len(p.commit) != 0 {
-				t.Errorf("%+v is planned to become itself by %q %q", s, p.prepare, p.commit)
+			if p := newPlan(sets, []firewall.Set{s}); len(p.prepare)+len(p.changes)+len(p.swaps) != 0 {
+				t.Errorf("%+v is planned to become itself by %q, %v and %q", s, p.prepare, p.changes, p.swaps)
 			}
 		}
 	})
