@@ -57,10 +57,11 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 		a.all = true
 		return a
 	}
+	dropped := droppedPeers{}
 	for _, p := range d.Interfaces {
 		switch {
-		case p.New == nil, p.Old == nil && !tightensByComing(p.New):
-		case p.Old == nil || tightensInterface(p.Old, p.New):
+		case p.New == nil, p.Old == nil && !tightensByComing(p.New, dropped):
+		case p.Old == nil || tightensInterface(p.Old, p.New, dropped):
 			a.change(p.Old, p.New)
 		}
 	}

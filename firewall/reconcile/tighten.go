@@ -16,12 +16,12 @@ import (
 
 // tightensByComing reports whether an interface that was not there may take something away from others. It had no flows itself: what
 // nobody owns is refused.
-func tightensByComing(n *vpc.Interface) bool {
-	return slices.ContainsFunc(n.Groups, droppedBySomebody)
+func tightensByComing(n *vpc.Interface, d droppedPeers) bool {
+	return slices.ContainsFunc(n.Groups, d.has)
 }
 
 // tightensInterface reports whether less may be allowed to an interface or, because of its memberships, to others.
-func tightensInterface(old, new *vpc.Interface) bool {
+func tightensInterface(old, new *vpc.Interface, d droppedPeers) bool {
 	if old.VSwitch.ID != new.VSwitch.ID || !old.SameBindings(new) || old.Type() != new.Type() {
 		return true
 	}
@@ -34,7 +34,7 @@ func tightensInterface(old, new *vpc.Interface) bool {
 		}
 	}
 	for _, g := range new.Groups {
-		if !has(old.Groups, g) && (slices.ContainsFunc(g.Rules, drops) || droppedBySomebody(g)) {
+		if !has(old.Groups, g) && (slices.ContainsFunc(g.Rules, drops) || d.has(g)) {
 			return true
 		}
 	}
@@ -74,14 +74,23 @@ func sameRule(a, b *vpc.Rule) bool {
 
 func drops(r *vpc.Rule) bool { return r.Policy != vpc.Accept }
 
-// droppedBySomebody reports whether a rule that drops names the group as its peer.
-func droppedBySomebody(g *vpc.SecurityGroup) bool {
-	for _, other := range g.VPC.Groups {
-		for _, r := range other.Rules {
-			if r.PeerGroup == g && drops(r) {
-				return true
+// droppedPeers are the groups that rules which drop name as their peers, by VPC. They are looked for when a VPC's are asked for
+// the first time.
+type droppedPeers map[*vpc.VPC]map[*vpc.SecurityGroup]bool
+
+// has reports whether a rule that drops names the group as its peer.
+func (d droppedPeers) has(g *vpc.SecurityGroup) bool {
+	dropped, known := d[g.VPC]
+	if !known {
+		dropped = map[*vpc.SecurityGroup]bool{}
+		for _, other := range g.VPC.Groups {
+			for _, r := range other.Rules {
+				if r.PeerGroup != nil && drops(r) {
+					dropped[r.PeerGroup] = true
+				}
 			}
 		}
+		d[g.VPC] = dropped
 	}
-	return false
+	return dropped[g]
 }
