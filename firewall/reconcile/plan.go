@@ -294,14 +294,19 @@ func restoreText(b *strings.Builder, f vpc.Family, table string, chains []firewa
 	}
 	b.WriteString("*" + table + "\n")
 	var lines []byte
+	var anew []string
 	for _, c := range chains {
 		if old, ok := was[c.Name]; ok {
 			if lines, ok = c.AppendEdits(lines, old, f); ok {
 				continue
 			}
 		}
-		b.WriteString(":" + c.Name + " - [0:0]\n")
+		anew = append(anew, c.Name)
 		lines = c.AppendLines(lines, f)
+	}
+	// iptables-nft keeps chains in a list by name and looks for the place of each from the beginning: the last come first.
+	for _, name := range slices.Backward(anew) {
+		b.WriteString(":" + name + " - [0:0]\n")
 	}
 	b.Write(lines)
 	b.WriteString("COMMIT\n")
