@@ -132,7 +132,8 @@ func TestTheExamplesAreValid(t *testing.T) {
 
 func TestWhatIsWrittenIsReadBackTheSame(t *testing.T) {
 	for seed := range uint64(200) {
-		spec := polgen.Spec(rand.New(rand.NewPCG(seed, 1)), polgen.Small())
+		r := rand.New(rand.NewPCG(seed, 1))
+		spec := polgen.Translate(r, polgen.Spec(r, polgen.Small()))
 		spec.Tests = []*vpc.TestSpec{{From: "a", To: "internet", Protocol: vpc.ProtocolTCP, Port: int(seed), Expect: vpc.Drop}}
 		out, err := EncodeManifest(spec)
 		if err != nil {

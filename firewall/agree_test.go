@@ -21,7 +21,7 @@ func features() []firewall.Features {
 	for n := range 1 << 6 {
 		f := firewall.Features{
 			MarkMask: 0xffff0000, MapMark: n&1 == 0, IPMAC4: n&2 == 0, IPMAC6: n&4 == 0, NFLog: n&8 == 0, Physdev: n&16 == 0,
-			RefuseMidStream: n&32 == 0,
+			RefuseMidStream: n&32 == 0, Netmap: true,
 		}
 		if n&3 == 0 {
 			f.MarkMask = 0x0003fff0
@@ -62,6 +62,9 @@ func compareNetwork(t *testing.T, seed uint64, size polgen.Size, f firewall.Feat
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 2))
 	spec, host := polgen.Spec(r, size), polgen.Host()
+	if r.IntN(2) == 0 {
+		spec = polgen.Translate(r, spec)
+	}
 	if r.IntN(5) == 0 {
 		host.Uplinks = nil // a lab of its own
 	}

@@ -27,7 +27,7 @@ func (r *Rule) hasBareForm() bool {
 	switch {
 	case r.ID != "": // the comment holds it
 		return false
-	case r.Target.Kind == NFLog || r.Target.Kind == Masquerade:
+	case r.Target.Kind == NFLog || r.Target.Kind == Masquerade || r.Target.Kind == Netmap:
 		return false
 	case links && prefixes: // they are printed in another order
 		return false

@@ -38,6 +38,7 @@ func cases() map[string]struct {
 		"lab":            {lab(), everything()},
 		"lab-noipmac6":   {lab(), noIPMAC6},
 		"lab-bare":       {lab(), bare()},
+		"lab-translated": {translated(), everything()},
 		"crowd":          {crowded(40, 5), everything()},
 		"crowd-bare":     {crowded(40, 5), bare()},
 		"crowd-noipmac6": {crowded(40, 5), noIPMAC6},
@@ -45,7 +46,7 @@ func cases() map[string]struct {
 }
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"empty", "lab", "lab-noipmac6", "lab-bare"} {
+	for _, name := range []string{"empty", "lab", "lab-noipmac6", "lab-bare", "lab-translated"} {
 		t.Run(name, func(t *testing.T) {
 			c := cases()[name]
 			got := compile(t, c.spec, c.f).Text()

@@ -3,6 +3,7 @@
 // The order of a packet's way (Compile builds it, Trace walks it, docs and explain use its names):
 //
 //	raw PREROUTING    GH-RAW    who are you: source address, MAC and link belong together     anti-spoof
+//	nat PREROUTING    GH-MAP    who is meant by an address in an external prefix
 //	mangle INPUT      GH-INPUT  to the gateway itself: only what is offered to instances      host-access
 //	mangle FORWARD    GH-FWD    two ways lead to GH-CT, and one out of here
 //	                  GH-W      from a vSwitch's range, GH-F-…:
@@ -19,7 +20,7 @@
 //	                  GH-AIN    the same for what is for the gateway itself
 //	                  GH-OUT    keeps redirects from the guests
 //	mangle POSTROUTING GH-MSS   between a VPC and the outside: TCP segments that fit the smaller link
-//	nat POSTROUTING   GH-NAT    masquerade for VPCs with a NAT gateway
+//	nat POSTROUTING   GH-NAT    masquerade for VPCs with a NAT gateway, and external prefixes for those with prefix translation
 //
 // A stage is entered by jump and walked by goto: RETURN in it means "go on with the next stage", and every drop ends in a
 // chain GH-D-<reason>, or at a rule whose comment and log prefix name the rule or entry that decided.

@@ -13,9 +13,9 @@ import (
 // what it was is the same.
 func TestACompilerFollowsEveryChange(t *testing.T) {
 	all := []Features{
-		{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true},
-		{MarkMask: 0xff, MapMark: true, IPMAC4: true, NFLog: true}, // so narrow that profiles get in each other's way
-		{MarkMask: 0xffff0000},
+		{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, ClampMSS: true, Netmap: true, Bare: true},
+		{MarkMask: 0xff, MapMark: true, IPMAC4: true, NFLog: true, Netmap: true}, // so narrow that profiles get in each other's way
+		{MarkMask: 0xffff0000, Netmap: true},
 	}
 	kept, written := 0, 0
 	for seed := range uint64(12) {

@@ -153,6 +153,7 @@ func (b *builder) others() {
 		b.chain("mangle", chainNobodys, b.linkTree("mangle", chainNobodys, true, b.linkNames, perLink(nobodys))...)
 		rules = append(rules, jump(chainForged), jump(chainNobodys))
 	}
+	rules = append(rules, b.untranslated()...)
 	b.chain("mangle", chainNeither, append(rules,
 		Rule{Match: notInSet(setName(b.f, setVPCs), "dst"), Reason: vpc.ReasonNotOurs},
 		goTo(chainAstray))...)

@@ -21,6 +21,7 @@ const (
 	chainOutput   = "GH-OUT"   // filter OUTPUT
 	chainMSS      = "GH-MSS"   // mangle POSTROUTING
 	chainNAT      = "GH-NAT"   // nat POSTROUTING
+	chainMapped   = "GH-MAP"   // nat PREROUTING
 
 	chainSwitches    = "GH-W"   // by source: which vSwitch's range it is from
 	chainFrom        = "GH-F-"  // + vSwitch: from its range

@@ -1,10 +1,25 @@
 package firewall
 
-import "gatehouse/vpc"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
 
-// nat adds masquerading for VPCs with a NAT gateway: IPv4 that leaves every VPC by an uplink.
+	"gatehouse/vpc"
+)
+
+// nat adds what changes addresses between a VPC and an uplink: masquerading in IPv4, prefix translation in IPv6.
 func (b *builder) nat() {
-	if b.f != vpc.IPv4 || len(b.natRanges()) == 0 {
+	if b.f == vpc.IPv4 {
+		b.masquerade()
+	} else {
+		b.translate()
+	}
+}
+
+// masquerade adds what VPCs with a NAT gateway need: IPv4 that leaves every VPC by an uplink has the uplink's address.
+func (b *builder) masquerade() {
+	if len(b.natRanges()) == 0 {
 		return
 	}
 	var rules []Rule
@@ -19,6 +34,70 @@ func (b *builder) nat() {
 	}
 	b.chain("nat", chainNAT, rules...)
 	b.hook("nat", "POSTROUTING", chainNAT)
+}
+
+// translate adds the prefix translations of VPCs, in both directions. What a VPC sends to an external prefix is translated too and
+// never leaves the gateway (RFC 6296 section 4.1): so it is judged by who sends it.
+//
+// The kernel's SNPT and DNPT, which carry out RFC 6296 to the letter, are of no use here. They change addresses behind connection
+// tracking's back: it would take every reply for the first packet of a flow, and the groups would have to admit it.
+func (b *builder) translate() {
+	var out, in []Rule
+	for _, t := range b.translations() {
+		if !b.feat.Netmap {
+			b.fail(fmt.Errorf("VPC %s: ipv6PrefixTranslations cannot be carried out: this kernel has no IPv6 target NETMAP (CONFIG_NETFILTER_XT_TARGET_NETMAP, CONFIG_IP6_NF_NAT)", t.VPC.Name))
+			return
+		}
+		inward := Target{Kind: Netmap, To: t.Internal}
+		within := inSet(setName(b.f, setVPCs), "src")
+		within.Dst = t.External
+		out = append(out, Rule{Match: Match{Out: t.Uplink, Src: t.Internal}, Target: Target{Kind: Netmap, To: t.External}})
+		in = append(in, Rule{Match: Match{In: t.Uplink, Dst: t.External}, Target: inward})
+		if !slices.ContainsFunc(in, func(r Rule) bool { return r.Match.Dst == t.External && len(r.Match.Sets) > 0 }) {
+			in = append(in, Rule{Match: within, Target: inward})
+		}
+	}
+	if len(out) == 0 {
+		return
+	}
+	b.chain("nat", chainNAT, out...)
+	b.hook("nat", "POSTROUTING", chainNAT)
+	b.chain("nat", chainMapped, in...)
+	b.hook("nat", "PREROUTING", chainMapped)
+}
+
+// untranslated refuses what comes by an uplink for an external prefix and has not been translated: connection tracking could make
+// nothing of it, or it came by another uplink. It would leave by an uplink, and come again (RFC 7084 WPD-5).
+func (b *builder) untranslated() []Rule {
+	var rules []Rule
+	for _, p := range b.externals() {
+		for _, u := range b.s.Host.Uplinks {
+			rules = append(rules, refuse(Match{In: u, Dst: p}, vpc.ReasonNoRoute))
+		}
+	}
+	return rules
+}
+
+// externals are the prefixes that VPCs are known by, each once.
+func (b *builder) externals() []netip.Prefix {
+	var out []netip.Prefix
+	for _, t := range b.translations() {
+		if !slices.Contains(out, t.External) {
+			out = append(out, t.External)
+		}
+	}
+	return out
+}
+
+// translations are the prefix translations of all VPCs.
+func (b *builder) translations() []vpc.PrefixTranslation {
+	var out []vpc.PrefixTranslation
+	if b.f == vpc.IPv6 {
+		for _, v := range b.s.VPCs {
+			out = append(out, b.s.Translations(v)...)
+		}
+	}
+	return out
 }
 
 // clamp makes TCP connections between a VPC and the outside begin with segments that fit the way in both directions. The MTU of

@@ -239,6 +239,8 @@ func appendTarget(b []byte, t Target) []byte {
 		return append(b, "-j MASQUERADE"...)
 	case ClampMSS:
 		return append(b, "-j TCPMSS --clamp-mss-to-pmtu"...)
+	case Netmap:
+		return t.To.AppendTo(append(b, "-j NETMAP --to "...))
 	}
 	return append(b, "-j DROP"...) // a target that does not exist lets nothing through
 }

@@ -86,11 +86,12 @@ type Mark struct{ Value, Mask uint32 }
 // Target is what a rule does with a packet that it matches.
 type Target struct {
 	Kind  TargetKind
-	Chain string // Jump, Goto
-	Set   string // MapMark: the set whose element's skbmark becomes the packet's mark
-	Dir   string // MapMark: src or dst
-	Mark  Mark   // SetMark: the bits under Mask become Value
-	Log   string // NFLog: the prefix "<reason>:<id>"
+	Chain string       // Jump, Goto
+	Set   string       // MapMark: the set whose element's skbmark becomes the packet's mark
+	Dir   string       // MapMark: src or dst
+	Mark  Mark         // SetMark: the bits under Mask become Value
+	Log   string       // NFLog: the prefix "<reason>:<id>"
+	To    netip.Prefix // Netmap
 }
 
 // TargetKind is the kind of a Target.
@@ -108,6 +109,7 @@ const (
 	NFLog
 	Masquerade
 	ClampMSS // the packet's MSS becomes what both directions' routes can carry (RFC 4459 section 3.2)
+	Netmap   // the flow's destination, or at the end of its way its source, goes over to another prefix and keeps its host part
 )
 
 // Set is one ipset. Members are in ipset's own syntax without "add NAME", canonical and sorted.
@@ -128,6 +130,7 @@ type Features struct {
 	NFLog    bool   // NFLOG and hashlimit
 	Physdev  bool   // -m physdev --physdev-is-bridged
 	ClampMSS bool   // TCPMSS --clamp-mss-to-pmtu
+	Netmap   bool   // NETMAP in the IPv6 table nat
 	Bare     bool   // the rules of BareForms read back as they were written
 
 	// RefuseMidStream refuses TCP packets that open no connection and belong to none. The driver sets it once our

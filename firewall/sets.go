@@ -131,7 +131,7 @@ func (b *builder) wantedSets(d *vpc.Delta, moved bool) (map[string]*wantedSet, e
 	if b.feat.MapMark && len(b.ranged) > 0 {
 		want(setName(b.f, setProfiles), moved, b.profileSet)
 	}
-	if len(b.st.frame.chains["nat"]) > 0 {
+	if b.f == vpc.IPv4 && len(b.st.frame.chains["nat"]) > 0 {
 		hash(setNAT, "hash:net", true, b.natRanges)
 	}
 	lists := make(map[string]*vpc.PrefixList, len(b.s.PrefixLists))

@@ -16,7 +16,11 @@ func (b *builder) spoof() {
 
 	frame := inSet(setName(b.f, setVPCs), "dst")
 	frame.GroupFrame = true
-	outside := []Rule{refuse(frame, vpc.ReasonSpoofFrame), refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside)}
+	outside := []Rule{refuse(frame, vpc.ReasonSpoofFrame)}
+	for _, p := range b.externals() {
+		outside = append(outside, refuse(Match{Dst: p, GroupFrame: true}, vpc.ReasonSpoofFrame))
+	}
+	outside = append(outside, refuse(inSet(setName(b.f, setVPCs), "src"), vpc.ReasonSpoofOutside))
 	rules := []Rule{{Match: Match{In: "lo"}}} // the gateway talking to itself
 	rules = append(rules, b.linkTree("raw", chainRawLinks, false, b.linkNames, func(name string) []Rule {
 		return []Rule{goTo(strangeChain(b.byLink[name]))}

@@ -31,11 +31,14 @@ func PathOf(s *vpc.Snapshot, p vpc.Packet) Path {
 		out.In = p.In.VSwitch.LinkName()
 	case vpc.PlaceUplink:
 		out.In = uplink
+		if t, ok := s.TranslationOf(p.Dst); ok {
+			out.In = t.Uplink
+		}
 	case vpc.PlaceGateway:
 	default:
 		out.In = unknown
 	}
-	switch to := s.Route(p.Dst); to.Kind {
+	switch to := s.Route(s.Translated(p).Dst); to.Kind {
 	case vpc.PlaceGateway:
 		out.Local = true
 	case vpc.PlaceVSwitch:
@@ -110,6 +113,11 @@ func (t *Tracer) Trace(p vpc.Packet, path Path) vpc.Verdict {
 	w.stage, w.table = vpc.StageAntiSpoof, "raw"
 	w.run(chainRaw)
 	w.decide(vpc.StageAntiSpoof, vpc.ReasonSpoofOK)
+
+	if p.State != vpc.StateInvalid { // the later packets of a flow are translated as the first one was
+		w.table = "nat"
+		w.run(chainMapped)
+	}
 
 	w.table = "mangle"
 	if path.Local {
@@ -292,6 +300,9 @@ func (w *walk) rule(r *Rule) (out outcome, done bool) {
 		return w.run(t.Chain), true
 	case SetMark:
 		w.mark = w.mark&^t.Mark.Mask ^ t.Mark.Value
+	case Netmap:
+		w.p.Dst = vpc.Rebase(w.p.Dst, t.To)
+		return accepted, true
 	case MapMark:
 		if s := w.t.set(t.Set); s != nil {
 			if m, ok := markOf(s, w.addr(t.Dir)); ok {

@@ -9,7 +9,7 @@ import (
 
 // everything is what a current host can do, with the default mask.
 func everything() Features {
-	return Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true, RefuseMidStream: true}
+	return Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, IPMAC6: true, NFLog: true, Physdev: true, ClampMSS: true, Netmap: true, Bare: true, RefuseMidStream: true}
 }
 
 // bare is a host without any of the optional kernel parts.
@@ -156,6 +156,15 @@ func lab() *vpc.Spec {
 			instance(8, "plain", "172.16.1.11", "", "default"),
 		},
 	}}}
+}
+
+// translated is the lab, which is known by prefixes of two providers beyond its uplinks.
+func translated() *vpc.Spec {
+	spec := lab()
+	spec.VPCs[0].IPv6PrefixTranslations = []vpc.PrefixTranslationSpec{
+		{Uplink: "eth0", ExternalPrefix: prefix("2001:db8:4200::/56")}, {Uplink: "eth1", ExternalPrefix: prefix("2001:db8:4300::/56")},
+	}
+	return spec
 }
 
 // crowded has n vSwitches and m instances in each, so that every dispatch is a tree.

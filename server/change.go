@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gatehouse/configs"
+	"gatehouse/firewall"
 	"gatehouse/server/api"
 	"gatehouse/server/link"
 	"gatehouse/server/survey"
@@ -245,7 +246,22 @@ func (g *Gateway) check(ctx context.Context, current, spec *vpc.Spec) error {
 	if details := cutOff(before, s); len(details) > 0 {
 		return refused(details)
 	}
+	if details := untranslatable(s, g.features); len(details) > 0 {
+		return refused(details)
+	}
 	return checkTests(s)
+}
+
+// untranslatable names the VPCs whose prefix translations this kernel cannot carry out.
+func untranslatable(s *vpc.Snapshot, f firewall.Features) []api.Detail {
+	var out []api.Detail
+	for _, v := range s.VPCs {
+		if len(v.IPv6PrefixTranslations) > 0 && !f.Netmap {
+			out = append(out, api.Detail{Path: "vpcs[" + v.Name + "].ipv6PrefixTranslations",
+				Message: "this kernel has no NETMAP in the IPv6 table nat (CONFIG_NETFILTER_XT_TARGET_NETMAP, CONFIG_IP6_NF_NAT)"})
+		}
+	}
+	return out
 }
 
 // cutOff names who is connected to this host at what becomes a gateway address, over a link that a vSwitch takes over, and is no

@@ -199,6 +199,7 @@ func hostFindings(b iptables.Backend, f firewall.Features) []api.Finding {
 		{f.IPMAC6, "firewall.ipmac6", "IPv6 addresses and MACs are tied by hash:ip,mac", "no hash:ip,mac: a tree of addresses with MAC matches ties IPv6 addresses and MACs"},
 		{f.NFLog, "firewall.nflog", "refused packets are logged by NFLOG under hashlimit", "no NFLOG or hashlimit: refused packets are counted, not logged"},
 		{f.ClampMSS, "firewall.clampmss", "TCP connections to the outside begin with segments that fit the uplink", "no TCPMSS: where an uplink's MTU is smaller than the guests', they need dhcpOptions.mtu"},
+		{f.Netmap, "firewall.netmap", "ipv6PrefixTranslations are carried out by NETMAP", "no NETMAP in the IPv6 table nat: ipv6PrefixTranslations are refused"},
 		{f.Physdev, "firewall.physdev", "what a port that nobody isolated bridges is dropped", "no physdev match: a port that is plugged in while the daemon is down is not stopped from bridging"},
 	} {
 		if x.has {

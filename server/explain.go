@@ -27,11 +27,15 @@ func (g *Gateway) Explain(ctx context.Context, r api.ExplainRequest) (*api.Expla
 	if err != nil {
 		return nil, err
 	}
-	e := &api.Explanation{
-		From: from, FromAddr: p.Src, To: to, ToAddr: p.Dst, Protocol: p.Protocol, Port: p.DstPort,
-		Revision: s.Revision, Kernel: "in force", Notes: g.blindSpots(s, p),
+	v, asked := traced(force, p), p.Dst
+	p, translated := translation(s, p)
+	if n, err := s.Resolve(p.Dst.String()); err == nil && p.Dst != asked {
+		to = n.Name
 	}
-	v := traced(force, p)
+	e := &api.Explanation{
+		From: from, FromAddr: p.Src, To: to, ToAddr: asked, Protocol: p.Protocol, Port: p.DstPort,
+		Revision: s.Revision, Kernel: "in force", Notes: append(translated, g.blindSpots(s, p)...),
+	}
 	e.Allowed = v.Allowed
 	e.Stages = explainStages(s, p, v)
 	if back, ok := replyOf(s, p); ok && v.Allowed {
@@ -46,6 +50,27 @@ func (g *Gateway) Explain(ctx context.Context, r api.ExplainRequest) (*api.Expla
 		e.Kernel = err.Error()
 	}
 	return e, nil
+}
+
+// translation returns the packet as a prefix translation makes it, and says what becomes of its addresses.
+func translation(s *vpc.Snapshot, p vpc.Packet) (vpc.Packet, []string) {
+	notes := []string{}
+	out := s.Translated(p)
+	if out.Dst != p.Dst {
+		who := "no instance has it"
+		if n := s.InterfaceByAddr(out.Dst); n != nil {
+			who = "instance " + n.Instance.Name
+		}
+		notes = append(notes, fmt.Sprintf("%s is translated to %s: %s", p.Dst, out.Dst, who))
+	}
+	if v := s.VPCOf(p.Src); v != nil && s.Route(out.Dst).Kind == vpc.PlaceUplink {
+		for _, t := range s.Translations(v) {
+			if t.Internal.Contains(p.Src) {
+				notes = append(notes, fmt.Sprintf("%s is translated to %s where it leaves by %s", p.Src, vpc.Rebase(p.Src, t.External), t.Uplink))
+			}
+		}
+	}
+	return out, notes
 }
 
 // traced is the compiled ruleset's verdict in people's words: the stage, verdict, rule and reason are the ruleset's; the
@@ -96,7 +121,8 @@ func packetOf(s *vpc.Snapshot, r api.ExplainRequest) (p vpc.Packet, from, to str
 	if err != nil {
 		return p, "", "", api.Errorf(api.CodeInvalid, "TO: %v", err)
 	}
-	if src.Interface == nil && dst.Interface == nil && src.Gateway == nil && dst.Gateway == nil && s.VPCOf(src.Addr) == nil && s.VPCOf(dst.Addr) == nil {
+	_, external := s.TranslationOf(dst.Addr)
+	if src.Interface == nil && dst.Interface == nil && src.Gateway == nil && dst.Gateway == nil && s.VPCOf(src.Addr) == nil && s.VPCOf(dst.Addr) == nil && !external {
 		return p, "", "", api.Errorf(api.CodeInvalid, "neither %s nor %s is in a VPC: the gateway has no say between them", r.From, r.To)
 	}
 	family, err := chooseFamily(src, dst, r)
@@ -190,7 +216,7 @@ func evaluateTest(s *vpc.Snapshot, t *vpc.TestSpec) (api.TestResult, error) {
 	}
 	v := vpc.Evaluate(s, p)
 	if v.Allowed {
-		if back, ok := replyOf(s, p); ok {
+		if back, ok := replyOf(s, s.Translated(p)); ok {
 			v = vpc.Evaluate(s, back)
 		}
 	}

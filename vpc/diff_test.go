@@ -123,6 +123,9 @@ func TestEveryFieldMakesADifference(t *testing.T) {
 		{"cidrBlock", func(_ *Spec, v *VPCSpec) { v.CIDRBlock = px("10.20.0.0/15") }},
 		{"ipv6CidrBlock", func(_ *Spec, v *VPCSpec) { v.IPv6CIDRBlock = netip.Prefix{} }},
 		{"natGateway", func(_ *Spec, v *VPCSpec) { v.NATGateway = true }},
+		{"ipv6PrefixTranslations", func(_ *Spec, v *VPCSpec) {
+			v.IPv6PrefixTranslations = []PrefixTranslationSpec{{"eth0", px("2001:db8:1::/56")}}
+		}},
 		{"dhcpOptions.boot.biosFile", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.Boot.BIOSFile = "undionly.kpxe" }},
 		{"dhcpOptions.ntpServers", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.NTPServers = []netip.Addr{ip("192.0.2.1")} }},
 		{"dhcpOptions.captivePortal", func(_ *Spec, v *VPCSpec) { v.DHCPOptions.CaptivePortal = "https://portal.example/api" }},

@@ -14,6 +14,9 @@ import (
 // A packet to the gateway itself sees anti-spoof, vpc and host-access. A forwarded one sees anti-spoof, vpc, both network
 // ACLs, conntrack and, unless conntrack knows its flow, the groups of both ends. What is none of ours sees the first two.
 // The stages after a drop are judged and listed too. p.In must say where the packet enters.
+//
+// The stage anti-spoof sees the packet as it arrives, all others as a prefix translation makes it: with its destination
+// inside the VPC.
 func Evaluate(s *Snapshot, p Packet) Verdict {
 	v := Verdict{Allowed: true}
 	add := func(stage Stage, r StageResult) StageResult {
@@ -26,8 +29,10 @@ func Evaluate(s *Snapshot, p Packet) Verdict {
 		add(StageVPC, result(StagePass, ReasonVPCHost, "the gateway's own traffic is not filtered"))
 		return v
 	}
+	arrived := p
+	p = s.Translated(p)
 	out := s.Route(p.Dst)
-	add(StageAntiSpoof, judgeSource(s, p, out))
+	add(StageAntiSpoof, judgeSource(s, arrived, out))
 	if add(StageVPC, judgeVPC(s, p, out)).Reason == ReasonNotOurs {
 		return v
 	}
@@ -52,7 +57,7 @@ func result(v StageVerdict, r Reason, format string, args ...any) StageResult {
 // judgeSource is the stage anti-spoof: address, MAC and link belong together, and nobody outside forges our addresses.
 func judgeSource(s *Snapshot, p Packet, out Place) StageResult {
 	if p.In.Kind != PlaceVSwitch {
-		if v := s.VPCOf(p.Dst); v != nil && p.Group {
+		if _, translated := s.TranslationOf(p.Dst); p.Group && (translated || s.VPCOf(p.Dst) != nil) {
 			return result(StageDrop, ReasonSpoofFrame, "a packet for %s in a frame for many stations", p.Dst)
 		}
 		if v := s.VPCOf(p.Src); v != nil {
@@ -96,6 +101,9 @@ func judgeSource(s *Snapshot, p Packet, out Place) StageResult {
 // judgeVPC is the stage vpc: inside one VPC, or between a VPC and an uplink.
 func judgeVPC(s *Snapshot, p Packet, out Place) StageResult {
 	from, to := p.In.VSwitch, s.VPCOf(p.Dst)
+	if t, ok := s.TranslationOf(p.Dst); ok && p.In.Kind == PlaceUplink {
+		return result(StageDrop, ReasonNoRoute, "%s is an address of VPC %s beyond %s, but connection tracking cannot translate this packet", p.Dst, t.VPC.Name, t.Uplink)
+	}
 	switch {
 	case p.In.Kind != PlaceVSwitch && to == nil:
 		return result(StagePass, ReasonNotOurs, "neither end is in a VPC")

@@ -34,6 +34,7 @@ func normalizeVPC(v *VPCSpec) *VPCSpec {
 	o.DomainNameServers, o.NTPServers = noneAsNil(o.DomainNameServers), noneAsNil(o.NTPServers)
 	o.SearchDomains, o.Routes = noneAsNil(o.SearchDomains), noneAsNil(o.Routes)
 	c.SecondaryCIDRBlocks = sorted(v.SecondaryCIDRBlocks, netip.Prefix.Compare)
+	c.IPv6PrefixTranslations = noneAsNil(v.IPv6PrefixTranslations)
 	c.VSwitches = each(v.VSwitches, normalizeVSwitch)
 	c.SecurityGroups = each(v.SecurityGroups, normalizeGroup)
 	c.PrefixLists = each(v.PrefixLists, normalizePrefixList)

@@ -157,6 +157,9 @@ func (s *Snapshot) internetAddr(f Family) netip.Addr {
 		for _, p := range v.Prefixes() {
 			add(p)
 		}
+		for _, t := range v.IPv6PrefixTranslations {
+			add(t.ExternalPrefix)
+		}
 	}
 	for _, g := range s.Groups {
 		for _, r := range g.Rules {

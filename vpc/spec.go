@@ -17,29 +17,39 @@ type Spec struct {
 
 // VPCSpec is one VPC with everything in it.
 type VPCSpec struct {
-	ID                  string             `json:"id,omitempty"`
-	Name                string             `json:"name"`
-	Description         string             `json:"description,omitempty"`
-	CIDRBlock           netip.Prefix       `json:"cidrBlock"`
-	SecondaryCIDRBlocks []netip.Prefix     `json:"secondaryCidrBlocks,omitzero"`
-	IPv6CIDRBlock       netip.Prefix       `json:"ipv6CidrBlock,omitzero"`
-	DNSHostnames        bool               `json:"dnsHostnames"`
-	Domain              string             `json:"domain,omitempty"` // empty: <region>.ecs.internal
-	NATGateway          bool               `json:"natGateway"`
-	DHCPOptions         DHCPOptionsSpec    `json:"dhcpOptions,omitzero"`
-	VSwitches           []*VSwitchSpec     `json:"vswitches,omitzero"`
-	SecurityGroups      []*GroupSpec       `json:"securityGroups,omitzero"`
-	PrefixLists         []*PrefixListSpec  `json:"prefixLists,omitzero"`
-	NetworkACLs         []*ACLSpec         `json:"networkAcls,omitzero"`
-	Instances           []*InstanceSpec    `json:"instances,omitzero"`
-	PrivateZones        []*PrivateZoneSpec `json:"privateZones,omitzero"`
-	Forwarders          []*ForwarderSpec   `json:"forwarders,omitzero"`
+	ID                  string         `json:"id,omitempty"`
+	Name                string         `json:"name"`
+	Description         string         `json:"description,omitempty"`
+	CIDRBlock           netip.Prefix   `json:"cidrBlock"`
+	SecondaryCIDRBlocks []netip.Prefix `json:"secondaryCidrBlocks,omitzero"`
+	IPv6CIDRBlock       netip.Prefix   `json:"ipv6CidrBlock,omitzero"`
+	DNSHostnames        bool           `json:"dnsHostnames"`
+	Domain              string         `json:"domain,omitempty"` // empty: <region>.ecs.internal
+	NATGateway          bool           `json:"natGateway"`
+
+	IPv6PrefixTranslations []PrefixTranslationSpec `json:"ipv6PrefixTranslations,omitzero"` // at most one an uplink
+
+	DHCPOptions    DHCPOptionsSpec    `json:"dhcpOptions,omitzero"`
+	VSwitches      []*VSwitchSpec     `json:"vswitches,omitzero"`
+	SecurityGroups []*GroupSpec       `json:"securityGroups,omitzero"`
+	PrefixLists    []*PrefixListSpec  `json:"prefixLists,omitzero"`
+	NetworkACLs    []*ACLSpec         `json:"networkAcls,omitzero"`
+	Instances      []*InstanceSpec    `json:"instances,omitzero"`
+	PrivateZones   []*PrivateZoneSpec `json:"privateZones,omitzero"`
+	Forwarders     []*ForwarderSpec   `json:"forwarders,omitzero"`
 }
 
 // SetDefaults fills in what an omitted field means; decoders call it before they read the fields.
 func (v *VPCSpec) SetDefaults() {
 	v.DNSHostnames = true
 	v.DHCPOptions.SetDefaults()
+}
+
+// PrefixTranslationSpec lets a VPC's IPv6 range be seen as another one of the same length beyond an uplink: network prefix
+// translation (RFC 6296), but by connection tracking, so that every address keeps its host part and groups know the flows.
+type PrefixTranslationSpec struct {
+	Uplink         string       `json:"uplink"`
+	ExternalPrefix netip.Prefix `json:"externalPrefix"`
 }
 
 // DHCPOptionsSpec is a VPC's DHCP options set.

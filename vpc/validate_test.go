@@ -28,6 +28,39 @@ func TestValidateAcceptsWhatAManifestMayLeaveOut(t *testing.T) {
 	}
 }
 
+func TestValidateAcceptsOnePrefixByTwoUplinks(t *testing.T) {
+	s, h := good(), Host{Uplinks: []string{"eth0", "eth1", "eth2"}}
+	v := s.VPCs[1]
+	for _, c := range []struct {
+		name  string
+		wider func()
+		want  []PrefixTranslationSpec
+	}{
+		{"unique local and global prefixes", func() {}, []PrefixTranslationSpec{{"eth1", px("fd42::/56")}, {"eth2", px("2001:db8:1::/56")}}},
+		{"the same prefix", func() {}, []PrefixTranslationSpec{{"eth0", px("2001:db8:2::/56")}, {"eth1", px("2001:db8:2::/56")}}},
+		{"of another length", func() { v.IPv6CIDRBlock = px("fd00:20::/48") }, []PrefixTranslationSpec{{"eth0", px("2001:db8:3::/48")}}},
+	} {
+		c.wider()
+		v.IPv6PrefixTranslations = c.want
+		if err := Validate(s, h).Err(); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestATranslationNeedsAnUplink(t *testing.T) {
+	for _, tt := range []struct{ uplinks, want string }{
+		{"", `"wan0": this gateway has no uplinks`}, {"eth0 eth1", `"wan0" is no uplink of this gateway (it has eth0 and eth1)`},
+	} {
+		s := good()
+		s.VPCs[1].IPv6PrefixTranslations = []PrefixTranslationSpec{{"wan0", px("2001:db8:1::/56")}}
+		got := Validate(s, Host{Uplinks: strings.Fields(tt.uplinks)})
+		if want := inResearch + "ipv6PrefixTranslations[0].uplink: " + tt.want; len(got) != 1 || got[0].String() != want {
+			t.Errorf("said %v, want %s", got, want)
+		}
+	}
+}
+
 func TestValidateSurvivesNothing(t *testing.T) {
 	for _, s := range []*Spec{nil, {}, {VPCs: []*VPCSpec{nil}}, {VPCs: []*VPCSpec{{
 		VSwitches: []*VSwitchSpec{nil, {}}, SecurityGroups: []*GroupSpec{nil, {Rules: []*RuleSpec{nil, {}}}}, PrefixLists: []*PrefixListSpec{nil, {}},
@@ -104,6 +137,37 @@ var badSpecs = []bad{
 		[]string{"vpcs[prod].ipv6CidrBlock: fd01::/40: the mask of an IPv6 range is /48 to /64, /56 in the cloud"}},
 	{"an IPv4 range as the IPv6 one", func(s *Spec, _ *VPCSpec) { s.VPCs[0].IPv6CIDRBlock = px("10.40.0.0/16") },
 		[]string{"vpcs[prod].ipv6CidrBlock: 10.40.0.0/16 is not an IPv6 range"}},
+
+	// Prefix translations.
+	{"translations of which nothing is right", func(s *Spec, v *VPCSpec) {
+		s.VPCs[0].IPv6PrefixTranslations = []PrefixTranslationSpec{{"eth0", px("2001:db8:7::/56")}}
+		v.IPv6PrefixTranslations = []PrefixTranslationSpec{
+			{"", px("2001:db8:1::/56")}, {"eth0", netip.Prefix{}}, {"eth0", px("10.0.0.0/8")}, {"eth7", px("fe80::/56")},
+			{"eth0", netip.MustParsePrefix("2001:db8:3::1/56")}, {"eth0", px("2001:db8:4::/60")}, {"eth0", px("::/0")},
+		}
+	}, []string{
+		"vpcs[prod].ipv6PrefixTranslations[0].externalPrefix: 2001:db8:7::/56: the VPC has no IPv6 range that could be translated; give it an ipv6CidrBlock first",
+		inResearch + "ipv6PrefixTranslations[0].uplink: the uplink beyond which the prefix is known is required",
+		inResearch + "ipv6PrefixTranslations[1].externalPrefix: an IPv6 prefix is required",
+		inResearch + "ipv6PrefixTranslations[2].uplink: the VPC has another prefix beyond eth0 already: one is enough",
+		inResearch + "ipv6PrefixTranslations[2].externalPrefix: 10.0.0.0/8 is not an IPv6 prefix",
+		inResearch + `ipv6PrefixTranslations[3].uplink: "eth7" is no uplink of this gateway (it has eth0)`,
+		inResearch + "ipv6PrefixTranslations[3].externalPrefix: fe80::/56 is neither a unique local (fc00::/7) nor a global unicast (2000::/3) prefix",
+		inResearch + "ipv6PrefixTranslations[4].uplink: the VPC has another prefix beyond eth0 already: one is enough",
+		inResearch + "ipv6PrefixTranslations[4].externalPrefix: 2001:db8:3::1/56 has host bits set: write 2001:db8:3::/56",
+		inResearch + "ipv6PrefixTranslations[5].uplink: the VPC has another prefix beyond eth0 already: one is enough",
+		inResearch + "ipv6PrefixTranslations[5].externalPrefix: 2001:db8:4::/60: it has to be a /56, as the VPC's range fd00:20::/56",
+		inResearch + "ipv6PrefixTranslations[6].uplink: the VPC has another prefix beyond eth0 already: one is enough",
+		inResearch + "ipv6PrefixTranslations[6].externalPrefix: ::/0 is neither a unique local (fc00::/7) nor a global unicast (2000::/3) prefix",
+	}},
+	{"an external prefix that is a VPC's range", func(_ *Spec, v *VPCSpec) {
+		v.IPv6PrefixTranslations = []PrefixTranslationSpec{{"eth0", v.IPv6CIDRBlock}}
+	}, []string{inResearch + `ipv6PrefixTranslations[0].externalPrefix: fd00:20::/56 overlaps the IPv6 range fd00:20::/56 of VPC "research": every prefix is one network's, on either side of the gateway`}},
+	{"two VPCs with one external prefix", func(s *Spec, v *VPCSpec) {
+		s.VPCs[0].IPv6CIDRBlock = px("fd00:31::/52")
+		s.VPCs[0].IPv6PrefixTranslations = []PrefixTranslationSpec{{"eth0", px("2001:db8:7::/52")}}
+		v.IPv6PrefixTranslations = []PrefixTranslationSpec{{"eth0", px("2001:db8:7:100::/56")}}
+	}, []string{inResearch + `ipv6PrefixTranslations[0].externalPrefix: 2001:db8:7:100::/56 overlaps the external prefix 2001:db8:7::/52 of VPC "prod": every prefix is one network's, on either side of the gateway`}},
 
 	// Names and IDs.
 	{"a VPC without a name", func(_ *Spec, v *VPCSpec) { *v = VPCSpec{CIDRBlock: px("10.50.0.0/16")}; v.SetDefaults() },

@@ -49,6 +49,7 @@ func (v *validator) vpc(p *path, x *VPCSpec) {
 	v.id(p, x.ID)
 	v.description(p, x.Description, 256)
 	v.vpcRanges(p, x)
+	v.prefixTranslations(p, x)
 	if x.Domain != "" {
 		if why := checkDomain(x.Domain, false); why != "" {
 			v.add(p, "domain", "%q: %s", x.Domain, why)
@@ -124,6 +125,46 @@ func (v *validator) vpcRanges(p *path, x *VPCSpec) {
 	}
 }
 
+func (v *validator) prefixTranslations(parent *path, x *VPCSpec) {
+	uplinks := map[string]bool{}
+	for i, t := range x.IPv6PrefixTranslations {
+		p := path{parent, "ipv6PrefixTranslations", strconv.Itoa(i)}
+		switch {
+		case t.Uplink == "":
+			v.add(&p, "uplink", "the uplink beyond which the prefix is known is required")
+		case len(v.host.Uplinks) == 0:
+			v.add(&p, "uplink", "%q: this gateway has no uplinks", t.Uplink)
+		case !slices.Contains(v.host.Uplinks, t.Uplink):
+			v.add(&p, "uplink", "%q is no uplink of this gateway (it has %s)", t.Uplink, joinWords(v.host.Uplinks, "and"))
+		case uplinks[t.Uplink]:
+			v.add(&p, "uplink", "the VPC has another prefix beyond %s already: one is enough", t.Uplink)
+		}
+		uplinks[t.Uplink] = true
+		if why := checkExternal(x.IPv6CIDRBlock, t.ExternalPrefix); why != "" {
+			v.add(&p, externalPrefix, "%s", why)
+		}
+	}
+}
+
+// checkExternal returns what keeps a VPC's IPv6 range from being known by a prefix, "" when nothing does.
+func checkExternal(inner, b netip.Prefix) string {
+	switch {
+	case !b.IsValid():
+		return "an IPv6 prefix is required"
+	case !is6(b.Addr()):
+		return fmt.Sprintf("%s is not an IPv6 prefix", b)
+	case b != b.Masked():
+		return fmt.Sprintf("%s has host bits set: write %s", b, b.Masked())
+	case !slices.ContainsFunc(unicast6, func(u netip.Prefix) bool { return u.Bits() <= b.Bits() && u.Contains(b.Addr()) }):
+		return fmt.Sprintf("%s is neither a unique local (fc00::/7) nor a global unicast (2000::/3) prefix", b)
+	case !inner.IsValid():
+		return fmt.Sprintf("%s: the VPC has no IPv6 range that could be translated; give it an ipv6CidrBlock first", b)
+	case b.Bits() != inner.Bits():
+		return fmt.Sprintf("%s: it has to be a /%d, as the VPC's range %s", b, inner.Bits(), inner)
+	}
+	return ""
+}
+
 // range4 checks an IPv4 range of a VPC.
 func (v *validator) range4(p *path, field string, b netip.Prefix, least, most int) {
 	switch {
@@ -153,7 +194,9 @@ func is6(a netip.Addr) bool { return a.Is6() && !a.Is4In6() && a.Zone() == "" }
 // plain reports whether a is an address of either family without a zone.
 func plain(a netip.Addr) bool { return a.Is4() || is6(a) }
 
-// vpcOverlaps reports ranges of VPCs that overlap: all VPCs share the gateway's routes.
+const externalPrefix = "externalPrefix"
+
+// vpcOverlaps reports ranges of VPCs that overlap, on either side of the gateway: all VPCs share the gateway's routes.
 func (v *validator) vpcOverlaps() {
 	var blocks []block
 	for i, x := range v.spec.VPCs {
@@ -168,8 +211,20 @@ func (v *validator) vpcOverlaps() {
 			add(b, "secondaryCidrBlocks", "the secondary range")
 		}
 		add(x.IPv6CIDRBlock, "ipv6CidrBlock", "the IPv6 range")
+		for k, t := range x.IPv6PrefixTranslations {
+			if b := t.ExternalPrefix; checkExternal(x.IPv6CIDRBlock, b) == "" {
+				blocks = append(blocks, block{b, i, len(blocks), &path{&p, "ipv6PrefixTranslations", strconv.Itoa(k)}, externalPrefix, "the external prefix"})
+			}
+		}
 	}
 	overlapping(blocks, func(b, a block) {
+		switch external := a.field == externalPrefix; {
+		case external && b.field == externalPrefix && a.owner == b.owner && a.prefix == b.prefix:
+			return // one prefix that several uplinks lead to
+		case external || b.field == externalPrefix:
+			v.add(b.path, b.field, "%s overlaps %s %s of VPC %q: every prefix is one network's, on either side of the gateway", b.prefix, a.name, a.prefix, v.spec.VPCs[a.owner].Name)
+			return
+		}
 		if a.owner == b.owner {
 			v.add(b.path, b.field, "%s overlaps %s %s of the same VPC", b.prefix, a.name, a.prefix)
 			return

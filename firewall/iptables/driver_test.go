@@ -366,7 +366,7 @@ func TestProbeLeavesNothingBehind(t *testing.T) {
 		if b.Mode != d.backend.Mode || len(b.Findings) != 0 {
 			t.Errorf("backend %s with findings %v", b.Mode, b.Findings)
 		}
-		if !features.MapMark || !features.IPMAC4 || !features.NFLog || !features.Physdev || !features.Bare || features.MarkMask != mask || features.RefuseMidStream {
+		if !features.MapMark || !features.IPMAC4 || !features.NFLog || !features.Physdev || !features.Netmap || !features.Bare || features.MarkMask != mask || features.RefuseMidStream {
 			t.Errorf("features %+v: this kernel is known to have more", features)
 		}
 		for _, f := range vpc.Families() {

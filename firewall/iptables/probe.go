@@ -106,7 +106,9 @@ func (d *Driver) features(ctx context.Context, sets *ipset.Driver, mask uint32) 
 		fs.MapMark, fs.Physdev, fs.NFLog = fs.MapMark && mapped, fs.Physdev && bridged, fs.NFLog && logged
 		fs.ClampMSS, fs.Bare = fs.ClampMSS && clamped, fs.Bare && bare
 	}
-	return fs, nil
+	// NETMAP belongs to the table nat, and is asked of IPv6 only.
+	fs.Netmap, err = d.scratch(ctx, vpc.IPv6, "nat", "-A "+scratchChain()+" -j NETMAP --to 2001:db8::/56\n", func() error { return nil })
+	return fs, err
 }
 
 // need finds out whether the kernel has what every ruleset needs.
@@ -139,18 +141,18 @@ func scratchChain() string { return ChainPrefix + "PROBE-" + strconv.Itoa(os.Get
 // try puts a rule into a scratch chain of mangle and removes both. It reports whether the rule was accepted; a failure that
 // has nothing to do with the rule is an error.
 func (d *Driver) try(ctx context.Context, f vpc.Family, rule string) (bool, error) {
-	return d.scratch(ctx, f, "-A "+scratchChain()+" "+rule+"\n", func() error { return nil })
+	return d.scratch(ctx, f, "mangle", "-A "+scratchChain()+" "+rule+"\n", func() error { return nil })
 }
 
 // tries is how often a rule must be refused, or be read back as another, until the kernel is taken to lack it: whoever flushes
 // tables at the same moment makes iptables fail too.
 const tries = 3
 
-// scratch calls use while rules are in the scratch chain of mangle. It reports whether they were accepted.
-func (d *Driver) scratch(ctx context.Context, f vpc.Family, rules string, use func() error) (bool, error) {
+// scratch calls use while rules are in the scratch chain of a table. It reports whether they were accepted.
+func (d *Driver) scratch(ctx context.Context, f vpc.Family, table, rules string, use func() error) (bool, error) {
 	chain := scratchChain()
 	// Declaring the chain empties it, and makes it again if somebody has removed it meanwhile.
-	declare := "*mangle\n:" + chain + " - [0:0]\n"
+	declare := "*" + table + "\n:" + chain + " - [0:0]\n"
 	accepted, err := d.restoreScratch(ctx, f, declare+rules+"COMMIT\n")
 	if !accepted || err != nil {
 		return false, err // the transaction is void: the chain does not exist
@@ -158,7 +160,7 @@ func (d *Driver) scratch(ctx context.Context, f vpc.Family, rules string, use fu
 	err = use()
 	removed, failed := d.restoreScratch(context.WithoutCancel(ctx), f, declare+"-X "+chain+"\nCOMMIT\n")
 	if failed == nil && !removed {
-		failed = fmt.Errorf("the %s chain %s cannot be removed from mangle", f, chain)
+		failed = fmt.Errorf("the %s chain %s cannot be removed from %s", f, chain, table)
 	}
 	return true, errors.Join(err, failed)
 }
@@ -179,7 +181,7 @@ func (d *Driver) restoreScratch(ctx context.Context, f vpc.Family, text string) 
 func (d *Driver) readsBack(ctx context.Context, f vpc.Family, set string) (same bool, err error) {
 	c := firewall.BareForms(f, scratchChain(), set)
 	for range tries {
-		accepted, err := d.scratch(ctx, f, string(c.AppendLines(nil, f)), func() error {
+		accepted, err := d.scratch(ctx, f, "mangle", string(c.AppendLines(nil, f)), func() error {
 			found, err := d.ReadChains(ctx, f, "mangle", []string{c.Name})
 			same = err == nil && c.HasHashes(f, found[c.Name])
 			return err

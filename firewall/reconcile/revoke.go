@@ -17,6 +17,8 @@ type affected struct {
 	all      bool    // every address of every VPC
 	changed  holding // their policy changed: flows that it no longer allows end
 	departed holding // they left their interface: all flows end
+
+	retranslated retranslated
 }
 
 // holding is what belongs to interfaces, addresses and prefixes.
@@ -43,6 +45,9 @@ func affectedBy(old, new *vpc.Snapshot) affected {
 		return a
 	}
 	d := vpc.Compare(old, new)
+	if d.Host || len(d.VPCs) > 0 {
+		a.retranslated = retranslatedBy(old, new)
+	}
 	for _, p := range d.Interfaces {
 		if p.Old == nil {
 			continue
@@ -101,14 +106,20 @@ func (a *affected) change(interfaces ...*vpc.Interface) {
 	}
 }
 
-func (a affected) none() bool { return !a.all && len(a.changed)+len(a.departed) == 0 }
+func (a affected) none() bool {
+	return !a.all && len(a.changed)+len(a.departed) == 0 && a.retranslated.none()
+}
 
 // wants returns which addresses' flows have to be looked at.
 func (a affected) wants(s *vpc.Snapshot) func(netip.Addr) bool {
 	if a.all {
-		return func(addr netip.Addr) bool { return a.departed.has(addr) || s.VPCOf(addr) != nil }
+		return func(addr netip.Addr) bool {
+			return a.departed.has(addr) || a.retranslated.has(addr) || s.VPCOf(addr) != nil
+		}
 	}
-	return func(addr netip.Addr) bool { return a.changed.has(addr) || a.departed.has(addr) }
+	return func(addr netip.Addr) bool {
+		return a.changed.has(addr) || a.departed.has(addr) || a.retranslated.has(addr)
+	}
 }
 
 // revoke deletes the flows that what is in force no longer allows, and returns how many.
@@ -153,5 +164,5 @@ func (a affected) ends(flow conntrack.Flow, now *Force) bool {
 			return true
 		}
 	}
-	return !flow.Local && !now.Trace(flow.Packet(now.Snapshot)).Allowed
+	return a.retranslated.ends(flow) || !flow.Local && !now.Trace(flow.Packet(now.Snapshot)).Allowed
 }

@@ -87,6 +87,7 @@ func Edit(r *rand.Rand, spec *vpc.Spec, size Size) *vpc.Spec {
 	default:
 		other := *v
 		other.NATGateway = g.chance(50)
+		other.IPv6PrefixTranslations = g.translations(v)
 		other.Description = fmt.Sprint(r.IntN(3))
 		other.VSwitches, other.SecurityGroups, other.PrefixLists, other.NetworkACLs = nil, nil, nil, nil
 		other.Instances, other.PrivateZones, other.Forwarders = nil, nil, nil

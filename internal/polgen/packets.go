@@ -67,6 +67,11 @@ func (g packetGenerator) any() vpc.Packet {
 		p.State = pick(g.Rand, []vpc.ConnState{vpc.StateInvalid, vpc.StateNew})
 		p.NoSYN = p.Protocol == vpc.ProtocolTCP
 	}
+	if v := g.VPCOf(p.Dst); v != nil && f == vpc.IPv6 {
+		if ts := g.Translations(v); len(ts) > 0 && g.chance(30) {
+			p.Dst = vpc.Rebase(p.Dst, pick(g.Rand, ts).External)
+		}
+	}
 	switch g.IntN(30) {
 	case 0:
 		p.Src = g.strange(f)

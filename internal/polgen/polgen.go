@@ -75,6 +75,30 @@ func Spec(r *rand.Rand, size Size) *vpc.Spec {
 	return spec
 }
 
+// Translate returns the network with prefix translations for some of its VPCs, by the uplink of Host.
+func Translate(r *rand.Rand, spec *vpc.Spec) *vpc.Spec {
+	g := generator{Rand: r}
+	out := *spec
+	out.VPCs = slices.Clone(spec.VPCs)
+	for i, v := range spec.VPCs {
+		c := *v
+		c.IPv6PrefixTranslations = g.translations(v)
+		out.VPCs[i] = &c
+	}
+	return &out
+}
+
+// translations are those of a VPC, or none.
+func (g *generator) translations(v *vpc.VPCSpec) []vpc.PrefixTranslationSpec {
+	if !v.IPv6CIDRBlock.IsValid() || g.chance(40) {
+		return nil
+	}
+	external := netip.MustParsePrefix("2001:db8:4200::/56") // outside is elsewhere
+	b := external.Addr().As16()
+	b[3], b[6] = v.IPv6CIDRBlock.Addr().As16()[3], byte(g.IntN(2))
+	return []vpc.PrefixTranslationSpec{{Uplink: Host().Uplinks[0], ExternalPrefix: netip.PrefixFrom(netip.AddrFrom16(b), v.IPv6CIDRBlock.Bits())}}
+}
+
 type generator struct {
 	*rand.Rand
 	size  Size

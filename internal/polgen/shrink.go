@@ -50,7 +50,7 @@ func cut(s *vpc.Spec, n int) bool {
 	}
 	for _, v := range s.VPCs {
 		if remove(&c, &v.Instances) || remove(&c, &v.VSwitches) ||
-			remove(&c, &v.NetworkACLs) || remove(&c, &v.PrefixLists) || remove(&c, &v.SecondaryCIDRBlocks) {
+			remove(&c, &v.NetworkACLs) || remove(&c, &v.PrefixLists) || remove(&c, &v.SecondaryCIDRBlocks) || remove(&c, &v.IPv6PrefixTranslations) {
 			return true
 		}
 		for _, w := range v.VSwitches {
