@@ -646,6 +646,33 @@ func TestWatchTellsOfEveryChange(t *testing.T) {
 				t.Fatalf("%s: not told", f)
 			}
 		}
+		// Nobody listens while much is written, and whatever came meanwhile counts as a change.
+		var much strings.Builder
+		much.WriteString("*mangle\n:GH-MUCH - [0:0]\n")
+		for much.Len() <= longText {
+			much.WriteString("-A GH-MUCH -j RETURN\n")
+		}
+		much.WriteString("COMMIT\n")
+		for _, f := range vpc.Families() {
+			for len(told) > 0 {
+				<-told
+			}
+			if err := d.Restore(ctx, f, much.String()); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(told); n != 1 {
+				t.Errorf("%s: told %d times of much at once", f, n)
+			}
+			for len(told) > 0 {
+				<-told
+			}
+			change(f)
+			select {
+			case <-told:
+			case <-deadline:
+				t.Fatalf("%s: not told after much was written", f)
+			}
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
