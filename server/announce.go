@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse/server/api"
+	"gatehouse/vpc"
 )
 
 // announceEvery is how often the daemon's health is looked at for those who read the journal or `systemctl status`.
@@ -22,8 +23,12 @@ const announceEvery = 10 * time.Second
 // maxStatusLine is how long a line is that one still reads.
 const maxStatusLine = 400
 
+// surveyEvery is how often it is looked at what else is on the host and on its links. To ask a link for other DHCP servers takes
+// seconds, and a broadcast.
+const surveyEvery = 5 * time.Minute
+
 // announce keeps systemd's status line true, and logs every problem once when it comes, with its remedy, until ctx ends. What else
-// on the host is in the way is looked at once, when the daemon is ready.
+// on the host is in the way is looked at when the daemon is ready, after every change of what is in force, and now and then.
 func (g *Gateway) announce(ctx context.Context) error {
 	tick := time.NewTicker(announceEvery)
 	defer tick.Stop()
@@ -34,11 +39,12 @@ func (g *Gateway) announce(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	var host []api.Problem
-	for _, f := range surveyFindings(ctx, os.Getpid(), g.Snapshot()) {
-		if f.Level == api.LevelProblem {
-			host = append(host, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
-		}
+	var host []api.Problem // as it was last looked at
+	looks := make(chan []api.Problem, 1)
+	var looking bool
+	var looked struct {
+		at       time.Time
+		revision uint64
 	}
 	said := map[string]bool{}
 	line := ""
@@ -46,6 +52,10 @@ func (g *Gateway) announce(ctx context.Context) error {
 		st, err := g.Status(ctx)
 		if err != nil {
 			return fmt.Errorf("status: %w", err)
+		}
+		if now := g.now(); !looking && (looked.revision != st.Applied || now.Sub(looked.at) >= surveyEvery) {
+			looking, looked.at, looked.revision = true, now, st.Applied
+			go func() { looks <- hostProblems(ctx, g.Snapshot()) }()
 		}
 		problems := append(st.Problems, host...)
 		now := map[string]bool{}
@@ -64,8 +74,21 @@ func (g *Gateway) announce(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case host = <-looks:
+			looking = false
 		}
 	}
+}
+
+// hostProblems names what on the host and on its links is in the way of a running daemon.
+func hostProblems(ctx context.Context, s *vpc.Snapshot) []api.Problem {
+	var out []api.Problem
+	for _, f := range surveyFindings(ctx, os.Getpid(), s) {
+		if f.Level == api.LevelProblem {
+			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
+		}
+	}
+	return out
 }
 
 // statusLine says how the daemon is, in one line.

@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"gatehouse/server/api"
 	"gatehouse/server/link"
@@ -101,7 +104,7 @@ func (g *Gateway) FirewallCounters(ctx context.Context) ([]api.RuleCounter, erro
 // admin of a plain link knows what it is.
 func informs(code string) bool {
 	switch code {
-	case link.FindingPlain, link.FindingPinned, link.FindingMissing, link.FindingClaimed:
+	case link.FindingPlain, link.FindingPinned, link.FindingClaimed:
 		return true
 	}
 	return false
@@ -126,6 +129,9 @@ func (g *Gateway) partProblems() []api.Problem {
 		out = append(out, api.Problem{Code: "leases", Message: err.Error(), Remedy: remedyOf(err)})
 	}
 	for _, err := range append(g.dhcp4.Health(), g.dhcp6.Health()...) {
+		if errors.Is(err, unix.ENODEV) {
+			continue // that a link is not there is among the links' findings
+		}
 		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: "free the port (`ss -ulnp` shows who has it), or wait until the link is there: it is tried again"})
 	}
 	for _, l := range g.dns.Listeners() {

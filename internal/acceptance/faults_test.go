@@ -4,8 +4,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"gatehouse/internal/netlab"
+	"gatehouse/server/api"
 )
 
 // faultsLab has a vSwitch on a link that is not its own.
@@ -23,6 +28,7 @@ type fault struct {
 	name         string
 	make, mend   string // in the system's shell, while the daemon is stopped
 	holds        [2]string
+	rival        bool // a DHCP server behind lan0
 	what, remedy string // in one line, in `systemctl status`, the journal and by doctor
 }
 
@@ -58,7 +64,8 @@ var faults = []fault{
 	{name: "an uplink that is not there", make: "sed -i 's/^uplinks: .*/uplinks: [eth9]/' /etc/gatehouse/gatehouse.yaml",
 		what: "there is no link eth9, which is an uplink", remedy: "correct uplinks in the configuration"},
 	{name: "a vSwitch's link that is not there", make: "ip link set lan0 down; ip addr flush dev lan0; ip link set lan0 name lan8", mend: "ip link set lan8 name lan0; ip link set lan0 up",
-		what: "listen on lan0: link", remedy: "it is tried again"},
+		what: "there is no link lan0, which vSwitch plain is attached to (there is lan8", remedy: "correct attach.interface of the vSwitch, or plug it in"},
+	{name: "another DHCP server on a vSwitch's link", rival: true, what: "answers DHCP on lan0", remedy: "stop that server"},
 	{name: "a state directory that the unit does not let it write", make: "sed -i 's|^stateDir: .*|stateDir: /srv/gatehouse|' /etc/gatehouse/gatehouse.yaml",
 		mend: notElsewhere, what: "/srv/gatehouse", remedy: "ReadWritePaths="},
 	{name: "a state directory of somebody else", make: elsewhere + "chmod 700 /srv/gatehouse", mend: notElsewhere,
@@ -102,6 +109,9 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 			if f.holds[0] != "" {
 				undo = s.hold(f.holds[0], f.holds[1])
 			}
+			if f.rival {
+				undo = s.rival(behind)
+			}
 			s.do("systemctl", "start", "--no-block", "gatehouse") // where it cannot, it is tried again and again
 			for _, command := range []string{"systemctl status --no-pager -l gatehouse", "journalctl -b -u gatehouse --no-pager -o cat", "gatehouse doctor"} {
 				s.Logf("%s: %s", command, s.says(command, f.what, f.remedy))
@@ -120,6 +130,38 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 			// What was said of one fault must not be taken for what is said of the next one.
 			s.do("journalctl", "--rotate", "--vacuum-time=1us")
 		})
+	}
+}
+
+// rival runs somebody's DHCP server in a space, on its link eth0, until stop is called.
+func (s *system) rival(behind *netlab.Space) (stop func()) {
+	s.Helper()
+	dir := filepath.Join(s.lab.Dir, "rival")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		s.Fatal(err)
+	}
+	config := filepath.Join(dir, "gatehouse.yaml")
+	text := fmt.Sprintf("stateDir: %s\napi: {socket: %s}\n", filepath.Join(dir, "state"), filepath.Join(dir, "api.sock"))
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		s.Fatal(err)
+	}
+	daemon := behind.Command(s.ctx, program(s.T), "serve", "--config", config)
+	if err := daemon.Start(); err != nil {
+		s.Fatal(err)
+	}
+	client := api.NewClient(filepath.Join(dir, "api.sock"))
+	s.eventually("the rival serves", func() error {
+		_, err := client.Apply(s.ctx, api.ApplyRequest{Timeout: 10 * time.Second,
+			Files: []api.File{{Name: "rival.yaml", Content: []byte(strings.ReplaceAll(rivalLab, "lan0", "eth0"))}}})
+		return err
+	})
+	return func() {
+		if err := daemon.Process.Signal(os.Interrupt); err != nil {
+			s.Error(err)
+		}
+		if err := daemon.Wait(); err != nil {
+			s.Error(err)
+		}
 	}
 }
 

@@ -73,6 +73,26 @@ type differ struct {
 	lost    map[int][]vpc.MAC // registered MACs that a port held and whose entry is gone, by the port's index
 }
 
+// maxCandidates is how many links are named to somebody who has named one that is not there.
+const maxCandidates = 8
+
+// candidates names the links that a vSwitch could be attached to instead.
+func (d *differ) candidates() string {
+	var free []string
+	for _, name := range d.names {
+		if l := d.st.links[name]; l.kind != "bridge" && l.master == 0 && name != "lo" && d.out.undo.Links[name] == nil {
+			free = append(free, name)
+		}
+	}
+	switch more := len(free) - maxCandidates; {
+	case len(free) == 0:
+		return ""
+	case more > 0:
+		return fmt.Sprintf(" (there are %s and %d more)", strings.Join(free[:maxCandidates], ", "), more)
+	}
+	return " (there is " + strings.Join(free, ", ") + ")"
+}
+
 // diff computes what to do, pure but for reading settings through st. The undo that it is given is not changed.
 func diff(p *plan, st *state, u *undo, known map[vpc.MAC]held, now time.Time) *outcome {
 	d := &differ{p: p, st: st, held: known, now: now, ours: map[int]bool{}, out: &outcome{
@@ -235,7 +255,8 @@ func (d *differ) accept() []accepted {
 		}
 		switch {
 		case l == nil && !w.bridge:
-			d.find(FindingMissing, w, "plug it in, or correct attach.interface", "interface %s is not there: vSwitch %s waits for it", w.name, w.sw.Name)
+			d.find(FindingMissing, w, "correct attach.interface of the vSwitch, or plug it in: it is used as soon as it is there",
+				"there is no link %s, which vSwitch %s is attached to%s", w.name, w.sw.Name, d.candidates())
 			continue
 		case l == nil:
 			d.out.undo.Links[w.name] = &linkUndo{VSwitch: w.sw.ID, Created: true}
