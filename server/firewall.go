@@ -125,6 +125,7 @@ func (g *Gateway) partProblems() []api.Problem {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
+	out = append(out, diskProblems(g.config.Load().StateDir)...)
 	if err := g.leases.Health(); err != nil {
 		out = append(out, api.Problem{Code: "leases", Message: err.Error(), Remedy: remedyOf(err)})
 	}

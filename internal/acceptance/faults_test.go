@@ -27,8 +27,9 @@ vpcs:
 type fault struct {
 	name         string
 	make, mend   string // in the system's shell, while the daemon is stopped
+	worsen       string // in the system's shell, while it runs
 	holds        [2]string
-	rival        bool // a DHCP server behind lan0
+	rival        bool   // a DHCP server behind lan0
 	what, remedy string // in one line, in `systemctl status`, the journal and by doctor
 }
 
@@ -74,6 +75,9 @@ var faults = []fault{
 		what: "read-only file system", remedy: "mount it writable"},
 	{name: "a full disk", make: elsewhere + "mount -t tmpfs -o size=64k none /srv/gatehouse; head -c 65536 /dev/zero >/srv/gatehouse/full || true; chown -R gatehouse: /srv/gatehouse",
 		mend: notElsewhere, what: "no space left on device", remedy: "free some room"},
+	{name: "a disk that fills up while the daemon runs", make: elsewhere + "mount -t tmpfs -o size=16m none /srv/gatehouse; chown -R gatehouse: /srv/gatehouse",
+		worsen: "head -c 16m /dev/zero >/srv/gatehouse/full || true", mend: notElsewhere,
+		what: "the state directory /srv/gatehouse has", remedy: "free some room"},
 	{name: "port 67", holds: [2]string{"udp4", ":67"}, what: "udp port 67 on gh-", remedy: "free the port"},
 	{name: "port 53", holds: [2]string{"udp4", "10.20.1.253:53"}, what: "udp port 53 of 10.20.1.253 is taken", remedy: "free the "},
 	{name: "no iptables", make: "mv /usr/sbin/xtables-nft-multi /root/", mend: "mv /root/xtables-nft-multi /usr/sbin/",
@@ -113,6 +117,13 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 				undo = s.rival(behind)
 			}
 			s.do("systemctl", "start", "--no-block", "gatehouse") // where it cannot, it is tried again and again
+			if f.worsen != "" {
+				s.eventually("it runs", func() error {
+					_, err := s.in("gatehouse", "status")
+					return err
+				})
+				s.do("sh", "-ec", f.worsen)
+			}
 			for _, command := range []string{"systemctl status --no-pager -l gatehouse", "journalctl -b -u gatehouse --no-pager -o cat", "gatehouse doctor"} {
 				s.Logf("%s: %s", command, s.says(command, f.what, f.remedy))
 			}
