@@ -143,7 +143,7 @@ SBINDIR = $(DESTDIR)$(PREFIX)/sbin
 LIBDIR  = $(DESTDIR)$(PREFIX)/lib
 DATADIR = $(DESTDIR)$(PREFIX)/share
 ZSHDIR  = $(DATADIR)/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
-UNITS  := gatehouse.service gatehouse-base.service
+UNITS  := gatehouse.service gatehouse-base.service gatehouse.socket
 
 .PHONY: stage
 stage: build
@@ -179,6 +179,7 @@ uninstall: need-root ## remove the program and its units; configuration and stat
 ifeq ($(DESTDIR),)
 	-[ ! -d /run/systemd/system ] || systemctl disable --now $(UNITS)
 	-$(SBINDIR)/gatehouse teardown --offline
+	rm -rf /run/gatehouse
 endif
 	rm -f $(SBINDIR)/gatehouse $(addprefix $(LIBDIR)/systemd/system/,$(UNITS))
 	rm -f $(LIBDIR)/sysusers.d/gatehouse.conf $(LIBDIR)/tmpfiles.d/gatehouse.conf $(LIBDIR)/modules-load.d/gatehouse.conf

@@ -55,6 +55,17 @@ func keep(t *testing.T, unit map[string][]string, promises []promise) {
 	}
 }
 
+func TestTheSocketUnitMakesTheSocketThatTheDaemonWouldMake(t *testing.T) {
+	keep(t, read(t, "gatehouse.socket"), []promise{
+		one("it is where commands look for it", "Socket.ListenStream", "/run/gatehouse/api.sock"),
+		one("who may talk to the daemon may connect", "Socket.SocketMode", "0660"),
+		one("which is its group", "Socket.SocketGroup", "gatehouse"),
+		one("the directory is as the daemon's unit makes it", "Socket.DirectoryMode", read(t, "gatehouse.service")["Service.RuntimeDirectoryMode"][0]),
+		one("it is there at boot", "Install.WantedBy", "sockets.target"),
+		{"it is nobody's but who asks for it", "Install.Also", nil},
+	})
+}
+
 func TestTheUnitKeepsItsPromises(t *testing.T) {
 	unit := read(t, "gatehouse.service")
 	keep(t, unit, []promise{
@@ -66,7 +77,7 @@ func TestTheUnitKeepsItsPromises(t *testing.T) {
 			[]string{"@SBIN@/gatehouse config check", "/bin/kill -HUP $MAINPID"}},
 		one("the program is where it was installed", "Service.ExecStart", "@SBIN@/gatehouse serve"),
 		one("guests come after it, the links it adopts before", "Unit.After", "gatehouse-base.service network.target ufw.service firewalld.service"),
-		one("the socket outlives a restart", "Service.RuntimeDirectoryPreserve", "restart"),
+		one("the directory of the socket is also the socket unit's", "Service.RuntimeDirectoryPreserve", "yes"),
 		one("it may open a socket for every port", "Service.LimitNOFILE", "524288"),
 		one("it starts at boot", "Install.WantedBy", "multi-user.target"),
 		one("and what closes the links before it too", "Install.Also", "gatehouse-base.service"),

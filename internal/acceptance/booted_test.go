@@ -297,6 +297,29 @@ func TestAGatewayThatIsReallyBooted(t *testing.T) {
 			s.Error("the watchdog has done nothing")
 		}
 	})
+	s.part("with the socket unit commands wait while it restarts", func(s *system) {
+		s.do("systemctl", "stop", "gatehouse")
+		if out, err := s.in("gatehouse", "status"); err == nil {
+			s.Errorf("nobody listens, and status says %s", out)
+		}
+		s.do("systemctl", "enable", "--now", "gatehouse.socket")
+		if out := s.do("stat", "-c", "%a %U:%G", "/run/gatehouse/api.sock"); out != "660 gatehouse:gatehouse\n" {
+			s.Errorf("the socket is %s", out)
+		}
+		s.do("gatehouse", "status") // starts it
+		pid := s.property("MainPID")
+		s.do("systemctl", "restart", "--no-block", "gatehouse")
+		s.eventually("another daemon answers", func() error {
+			s.do("gatehouse", "status") // at any moment
+			if now := s.property("MainPID"); now == pid || now == "0" {
+				return fmt.Errorf("process %s", now)
+			}
+			return nil
+		})
+		s.do("systemctl", "disable", "--now", "gatehouse.socket")
+		s.do("systemctl", "restart", "gatehouse")
+		s.do("gatehouse", "status")
+	})
 	s.part("it starts with a thousand instances", func(s *system) {
 		s.apply(thousand())
 		s.do("systemctl", "stop", "gatehouse")
