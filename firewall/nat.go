@@ -36,11 +36,14 @@ func (b *builder) masquerade() {
 	b.hook("nat", "POSTROUTING", chainNAT)
 }
 
-// translate adds the prefix translations of VPCs, in both directions. What a VPC sends to an external prefix is translated too and
-// never leaves the gateway (RFC 6296 section 4.1): so it is judged by who sends it.
+// translate adds the prefix translations of VPCs, in both directions.
 //
 // The kernel's SNPT and DNPT, which carry out RFC 6296 to the letter, are of no use here. They change addresses behind connection
 // tracking's back: it would take every reply for the first packet of a flow, and the groups would have to admit it.
+//
+// What a guest sends to an external prefix goes to the provider, who sends it back, and is then from outside like anything else. To
+// turn it round here (RFC 6296 section 4.1 calls it hairpinning) the destination would have to change where it enters, and bridge
+// netfilter bridges such a packet to its new destination past the gateway.
 func (b *builder) translate() {
 	var out, in []Rule
 	for _, t := range b.translations() {
@@ -48,14 +51,8 @@ func (b *builder) translate() {
 			b.fail(fmt.Errorf("VPC %s: ipv6PrefixTranslations cannot be carried out: this kernel has no IPv6 target NETMAP (CONFIG_NETFILTER_XT_TARGET_NETMAP, CONFIG_IP6_NF_NAT)", t.VPC.Name))
 			return
 		}
-		inward := Target{Kind: Netmap, To: t.Internal}
-		within := inSet(setName(b.f, setVPCs), "src")
-		within.Dst = t.External
 		out = append(out, Rule{Match: Match{Out: t.Uplink, Src: t.Internal}, Target: Target{Kind: Netmap, To: t.External}})
-		in = append(in, Rule{Match: Match{In: t.Uplink, Dst: t.External}, Target: inward})
-		if !slices.ContainsFunc(in, func(r Rule) bool { return r.Match.Dst == t.External && len(r.Match.Sets) > 0 }) {
-			in = append(in, Rule{Match: within, Target: inward})
-		}
+		in = append(in, Rule{Match: Match{In: t.Uplink, Dst: t.External}, Target: Target{Kind: Netmap, To: t.Internal}})
 	}
 	if len(out) == 0 {
 		return

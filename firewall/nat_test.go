@@ -37,8 +37,8 @@ func TestPrefixTranslation(t *testing.T) {
 		{"in a frame for many", way{in: "uplink", packet: "2001:db8:1::9 2001:db8:4200:1::10 tcp/443", change: group}, "DROP anti-spoof spoof.frame"},
 		{"an instance of ours, forged", way{in: "uplink", packet: "fd00:20:0:2::10 2001:db8:4200:1::10 tcp/443"}, "DROP anti-spoof spoof.outside"},
 		{"from a link that is none of ours it is the host's to route", way{in: "foreign", packet: "2001:db8:7::9 2001:db8:4200:1::10 tcp/443"}, ok + "vpc vpc.not-ours"},
-		{"from inside the VPC, as the instance that it is", way{in: "db", packet: "fd00:20:0:2::12 2001:db8:4200:1::10 tcp/9999"},
-			ok + "vpc vpc.same, nacl-egress nacl.none, nacl-ingress nacl.entry nae-00000000000000a4, conntrack conntrack.new, sg-egress sg.inner, sg-ingress sg.inner"},
+		{"from inside the VPC it goes out", way{in: "db", packet: "fd00:20:0:2::12 2001:db8:4200:1::10 tcp/9999"},
+			ok + "vpc vpc.uplink, nacl-egress nacl.none, nacl-ingress nacl.outside, conntrack conntrack.new, sg-egress sg.default.basic.egress, sg-ingress sg.outside"},
 		{"out", way{in: "web", packet: "fd00:20:0:1::10 2001:db8:1::9 tcp/443"},
 			ok + "vpc vpc.uplink, nacl-egress nacl.entry nae-00000000000000b2, nacl-ingress nacl.outside, conntrack conntrack.new, sg-egress sg.default.basic.egress, sg-ingress sg.outside"},
 	} {

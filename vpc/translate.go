@@ -36,10 +36,10 @@ func (s *Snapshot) TranslationOf(a netip.Addr) (PrefixTranslation, bool) {
 	return PrefixTranslation{}, false
 }
 
-// Translated returns the packet as it is routed and judged: what comes for an external prefix by the prefix's uplink, or from an
-// address inside a VPC, is for the address behind it. Only what connection tracking knows can be translated.
+// Translated returns the packet as it is routed and judged: what comes for an external prefix by the prefix's uplink is for the
+// address behind it. Only what connection tracking knows can be translated.
 func (s *Snapshot) Translated(p Packet) Packet {
-	if p.State == StateInvalid || p.In.Kind != PlaceUplink && (p.In.Kind != PlaceVSwitch || s.VPCOf(p.Src) == nil) {
+	if p.State == StateInvalid || p.In.Kind != PlaceUplink {
 		return p
 	}
 	if t, ok := s.TranslationOf(p.Dst); ok {

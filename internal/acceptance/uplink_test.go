@@ -52,7 +52,7 @@ func (g *gateway) sources(s *netlab.Space, at string) {
 	g.Helper()
 	var u *net.UDPConn
 	err := s.Do(func() (err error) {
-		u, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(at), Port: 5000})
+		u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(at), Port: 5000})
 		return err
 	})
 	if err != nil {
@@ -76,7 +76,7 @@ func (g *gateway) talk(s *netlab.Space, to string) (ask func() string) {
 	g.Helper()
 	var c net.Conn
 	err := s.Do(func() (err error) {
-		c, err = net.Dial("udp4", to+":5000")
+		c, err = net.Dial("udp", net.JoinHostPort(to, "5000"))
 		return err
 	})
 	if err != nil {
