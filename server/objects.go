@@ -227,6 +227,9 @@ func leaseObjects(s *vpc.Snapshot, leases []vpc.Lease, vpcName string) []api.Obj
 		}
 		if nic := s.InterfaceByMAC(l.MAC); nic != nil {
 			shown.Instance = nic.Instance.Name
+			if l.Address.Is6() && l.State == vpc.LeaseBound {
+				shown.Prefixes = nic.IPv6Prefixes
+			}
 		}
 		if vpcName != "" && shown.VPC != vpcName {
 			continue

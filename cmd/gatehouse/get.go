@@ -17,7 +17,7 @@ func columns(kind vpc.Kind) []column {
 	switch kind {
 	case vpc.KindVPC:
 		return []column{{"NAME", "name", false}, {"ID", "id", true}, {"CIDR", "cidrBlock", false}, {"IPV6", "ipv6CidrBlock", false},
-			{"VSWITCHES", "status.vswitches", false}, {"INSTANCES", "status.instances", false}, {"NAT", "natGateway", false}, {"DOMAIN", "status.domain", true}}
+			{"VSWITCHES", "status.vswitches", false}, {"INSTANCES", "status.instances", false}, {"NAT", "natGateway", false}, {"EXTERNAL", "ipv6PrefixTranslations.externalPrefix", true}, {"DOMAIN", "status.domain", true}}
 	case vpc.KindVSwitch:
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"CIDR", "cidrBlock", false}, {"IPV6", "ipv6CidrBlock", false},
 			{"GATEWAY", "status.gateway", false}, {"LINK", "status.link", false}, {"ACL", "networkAcl", false}, {"FREE", "status.freeAddresses", false}, {"POOL", "status.pool", false}, {"ENROLLMENT", "enrollment", true}}
@@ -36,7 +36,7 @@ func columns(kind vpc.Kind) []column {
 		return []column{{"VPC", "vpc", false}, {"NAME", "name", false}, {"ID", "id", true}, {"FAMILY", "family", false}, {"ENTRIES", "entries.#", false}, {"MAX", "maxEntries", false}}
 	case vpc.KindLease:
 		return []column{{"ADDRESS", "address", false}, {"MAC", "mac", false}, {"INSTANCE", "instance", false}, {"VPC", "vpc", true}, {"VSWITCH", "vswitch", false},
-			{"STATE", "state", false}, {"EXPIRES", "expires", false}, {"HOSTNAME", "hostname", true}, {"CLIENT-ID", "clientId", true}}
+			{"STATE", "state", false}, {"EXPIRES", "expires", false}, {"PREFIXES", "ipv6Prefixes", true}, {"HOSTNAME", "hostname", true}, {"CLIENT-ID", "clientId", true}}
 	case vpc.KindRecord:
 		return []column{{"VPC", "vpc", false}, {"ZONE", "zone", true}, {"NAME", "name", false}, {"TTL", "ttl", false}, {"TYPE", "type", false}, {"VALUE", "value", false}, {"SOURCE", "source", true}}
 	case vpc.KindZone:

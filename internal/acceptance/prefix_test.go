@@ -89,6 +89,17 @@ setsid dhcpcd -6 -f /run/dhcpcd.conf eth0 >/run/dhcpcd.log 2>&1`, "/run/dhcpcd.l
 			if out := g.ok("explain", c.prefix+"9", "peer", "icmpv6"); !strings.Contains(out, "ALLOWED") {
 				g.Errorf("explain: %s", out)
 			}
+			// A lease shows what has been delegated with it; dhclient, asked for a prefix too, asks for an address as well.
+			for _, l := range g.get("leases") {
+				if behind := fmt.Sprint(l["ipv6Prefixes"]); l["instance"] == c.name && l["family"] == "ipv6" && behind != "["+c.prefix+"/80]" {
+					t.Errorf("lease %v: it does not show the prefix", l)
+				} else if (l["instance"] != c.name || l["family"] != "ipv6") && strings.Contains(behind, c.prefix) {
+					t.Errorf("lease %v shows somebody's prefix", l)
+				}
+			}
+			if out := g.ok("get", "leases", "-o", "wide"); !strings.Contains(out, c.prefix+"/80") {
+				t.Errorf("leases:\n%s", out)
+			}
 			if i := g.get("instances"); !strings.Contains(fmt.Sprint(i), c.prefix+"/80") {
 				g.Errorf("the prefix is not shown: %v", i)
 			}

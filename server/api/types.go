@@ -138,6 +138,7 @@ type Lease struct {
 	Interface string         `json:"interface"`
 	VPC       string         `json:"vpc"`
 	VSwitch   string         `json:"vswitch"`
+	Prefixes  []netip.Prefix `json:"ipv6Prefixes,omitempty"` // of an IPv6 lease: delegated to the same client
 	State     vpc.LeaseState `json:"state"`
 	Start     time.Time      `json:"start"`
 	Expires   time.Time      `json:"expires"`

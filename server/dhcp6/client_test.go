@@ -253,7 +253,14 @@ func TestRelayedClientsAreServedThroughTheirRelay(t *testing.T) {
 	if _, err := outside.Script(g.ctx, "ip addr add fd00:9::2/64 dev eth0 nodad\nip addr add fd00:9::66/64 dev eth0 nodad\n"); err != nil {
 		t.Fatal(err)
 	}
-	g.set(spec(nil))
+	const prefix = "fd00:20:0:3:5::/80"
+	g.set(spec(func(v *vpc.VPCSpec) {
+		for _, i := range v.Instances {
+			if n := i.Interfaces[0]; n.MAC == farMAC {
+				n.IPv6Prefixes = []netip.Prefix{netip.MustParsePrefix(prefix)}
+			}
+		}
+	}))
 	open := func(a string) *net.UDPConn {
 		var c *net.UDPConn
 		if err := outside.Do(func() (err error) {
@@ -308,5 +315,23 @@ func TestRelayedClientsAreServedThroughTheirRelay(t *testing.T) {
 	}
 	if l := g.store.get(addr("fd00:20:0:3::10")); l.State != vpc.LeaseBound || l.MAC != farMAC {
 		t.Errorf("lease %+v", l)
+	}
+
+	// Prefixes are delegated through a relay as on a link, alone and beside an address.
+	for _, tt := range []struct {
+		ask  *dhcpv6.Message
+		kind dhcpv6.MessageType
+		says string
+	}{
+		{message(dhcpv6.MessageTypeSolicit, pd(1)), dhcpv6.MessageTypeAdvertise, "pd1 " + prefix + "/86400"},
+		{message(dhcpv6.MessageTypeRequest, ours, pd(1, prefix)), dhcpv6.MessageTypeReply, "pd1 " + prefix + "/86400"},
+		{message(dhcpv6.MessageTypeRenew, ours, ia(1, "fd00:20:0:3::10"), pd(2, prefix)), dhcpv6.MessageTypeReply, "na1 fd00:20:0:3::10/86400; pd2 " + prefix + "/86400"},
+		{message(dhcpv6.MessageTypeRebind, pd(1, "fd00:20:0:3:6::/80")), dhcpv6.MessageTypeReply, "pd1 " + prefix + "/86400 fd00:20:0:3:6::/80/0"},
+		{message(dhcpv6.MessageTypeRelease, ours, pd(1, prefix)), dhcpv6.MessageTypeReply, "Success"},
+	} {
+		send(side, tt.ask)
+		if m := receive(); m.MessageType != tt.kind || summary(m) != tt.says || m.TransactionID != tt.ask.TransactionID {
+			t.Errorf("%s is answered by %s %q, want %s %q", tt.ask.MessageType, m.MessageType, summary(m), tt.kind, tt.says)
+		}
 	}
 }
