@@ -33,15 +33,17 @@ const (
 	FindingFail2ban       = "host.fail2ban"
 	FindingLibvirt        = "host.libvirt" // a network of libvirt, which has a DHCP and a DNS server of its own
 	FindingFlush          = "host.flush"   // a service that flushes all rules when it is reloaded
+	FindingRouters        = "host.routers" // an uplink does not hear its provider's router advertisements
 	FindingLooking        = "host.survey"  // something could not be looked at
 )
 
 // Gateway is what a gateway has, or is going to have.
 type Gateway struct {
-	Self   int            // its process; 0: it does not run
-	Links  []string       // of its vSwitches
-	Addrs  []netip.Addr   // that it answers DNS at
-	Ranges []netip.Prefix // of its VPCs
+	Self    int            // its process; 0: it does not run
+	Uplinks []string       // that lead outside
+	Links   []string       // of its vSwitches
+	Addrs   []netip.Addr   // that it answers DNS at
+	Ranges  []netip.Prefix // of its VPCs
 }
 
 // Look returns what the host has that concerns a gateway. root is where the host's files are: "/", but in tests.
@@ -93,7 +95,34 @@ func Look(root string, g Gateway) []Finding {
 		out = append(out, Finding{false, FindingUFW, "ufw is enabled: it drops what it does not know in INPUT and FORWARD",
 			"nothing: what gatehouse admits passes before that, and ufw's rules hold for everything else"})
 	}
-	return append(out, libvirt(root, g)...)
+	return append(append(out, libvirt(root, g)...), deaf(root, g)...)
+}
+
+// deaf names the uplinks on which the kernel ignores router advertisements, unless they have an IPv6 default route all the same. Where
+// it is gatehouse that turns forwarding on, it lets them be heard; whoever did so before may not have. What listens for the kernel, as
+// systemd-networkd and NetworkManager do, sets accept_ra to 0.
+func deaf(root string, g Gateway) []Finding {
+	routes, err := defaultRoutes(root, ipv6Routes)
+	if err != nil {
+		return []Finding{{true, FindingLooking, err.Error(), ""}}
+	}
+	var out []Finding
+	for _, l := range g.Uplinks {
+		setting := func(name string) string {
+			text, err := os.ReadFile(filepath.Join(root, "proc/sys/net/ipv6/conf", l, name))
+			if err != nil {
+				return "" // no such link, or no IPv6
+			}
+			return strings.TrimSpace(string(text))
+		}
+		if setting("disable_ipv6") != "0" || setting("forwarding") == "0" || setting("accept_ra") != "1" || routes[l] {
+			continue
+		}
+		out = append(out, Finding{false, FindingRouters,
+			"router advertisements on uplink " + l + " are ignored: this host forwarded IPv6 before gatehouse came, and accept_ra is 1, which only hosts that do not forward heed",
+			"if the provider has IPv6 and advertises its router: sysctl net.ipv6.conf." + strings.ReplaceAll(l, ".", "/") + ".accept_ra=2, and the same in /etc/sysctl.d/"})
+	}
+	return out
 }
 
 // inTheWay reports whether a gateway cannot open its own socket because of a holder's.
@@ -221,7 +250,7 @@ func Rival(link string, server netip.Addr) Finding {
 
 // GatewayOf is what a gateway has when a snapshot is in force.
 func GatewayOf(s *vpc.Snapshot) Gateway {
-	var g Gateway
+	g := Gateway{Uplinks: s.Host.Uplinks}
 	for _, v := range s.VPCs {
 		g.Ranges = append(g.Ranges, v.Prefixes()...)
 	}

@@ -40,7 +40,7 @@ func Links() ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	defaults, err := defaultRoutes("/")
+	defaults, err := defaultRoutes("/", ipv4Routes, ipv6Routes)
 	if err != nil {
 		return nil, err
 	}
@@ -87,13 +87,21 @@ func addrsOf(i net.Interface) []netip.Prefix {
 	return out
 }
 
-// defaultRoutes gives the links over which a default route leads, in either family.
-func defaultRoutes(root string) (map[string]bool, error) {
+// routeTable is where a family's routes are listed.
+type routeTable struct {
+	file               string
+	link, dest, length int // columns; length holds a mask or a length, which is zero for a default route
+}
+
+var (
+	ipv4Routes = routeTable{"proc/net/route", 0, 1, 7}
+	ipv6Routes = routeTable{"proc/net/ipv6_route", 9, 0, 1}
+)
+
+// defaultRoutes gives the links over which a default route of one of the tables leads.
+func defaultRoutes(root string, tables ...routeTable) (map[string]bool, error) {
 	found := map[string]bool{}
-	for _, table := range []struct {
-		file               string
-		link, dest, length int // columns; length holds a mask or a length, which is zero for a default route
-	}{{"proc/net/route", 0, 1, 7}, {"proc/net/ipv6_route", 9, 0, 1}} {
+	for _, table := range tables {
 		err := eachLine(filepath.Join(root, table.file), func(f []string) {
 			if len(f) > max(table.link, table.length) && zero(f[table.dest]) && zero(f[table.length]) && f[table.link] != "lo" {
 				found[f[table.link]] = true

@@ -157,13 +157,22 @@ func libvirtNetwork(bridge, ip string) string {
 
 func TestLook(t *testing.T) {
 	g := Gateway{
-		Links:  []string{"br-lab", "gh-main"},
-		Addrs:  []netip.Addr{netip.MustParseAddr("10.20.1.253"), netip.MustParseAddr("fd00:20:0:1:ffff:ffff:ffff:fff7")},
-		Ranges: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd00:20::/56")},
+		Uplinks: []string{"wan0", "ppp.7"},
+		Links:   []string{"br-lab", "gh-main"},
+		Addrs:   []netip.Addr{netip.MustParseAddr("10.20.1.253"), netip.MustParseAddr("fd00:20:0:1:ffff:ffff:ffff:fff7")},
+		Ranges:  []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd00:20::/56")},
 	}
 	const network = "etc/libvirt/qemu/networks/autostart/default.xml"
 	unit := func(name string) map[string]string {
 		return map[string]string{"run/systemd/units/invocation:" + name + ".service": "-> 0123"}
+	}
+	conf := func(link, disabled, forwarding, accepts string, more ...string) map[string]string {
+		dir := "proc/sys/net/ipv6/conf/" + link + "/"
+		files := map[string]string{dir + "disable_ipv6": disabled + "\n", dir + "forwarding": forwarding + "\n", dir + "accept_ra": accepts + "\n"}
+		if len(more) > 0 {
+			files["proc/net/ipv6_route"] = more[0]
+		}
+		return files
 	}
 	for _, tt := range []struct {
 		name  string
@@ -176,6 +185,15 @@ func TestLook(t *testing.T) {
 			"problem host.port: udp port 53 of 10.20.1.253 is held by dnsmasq (process 812) | stop it",
 			"problem host.port: udp port 67 of every address is held by dnsmasq (process 812) | ss -lnp 'sport = :67'",
 		}},
+		{"an uplink that does not hear its routers", conf("wan0", "0", "1", "1"), []string{"note host.routers: router advertisements on uplink wan0 are ignored | sysctl net.ipv6.conf.wan0.accept_ra=2"}},
+		{"one with a dot in its name", conf("ppp.7", "0", "1", "1"), []string{"note host.routers: router advertisements on uplink ppp.7 are ignored | sysctl net.ipv6.conf.ppp/7.accept_ra=2"}},
+		{"an uplink that hears them though it forwards", conf("wan0", "0", "1", "2"), nil},
+		{"an uplink that does not forward", conf("wan0", "0", "0", "1"), nil},
+		{"an uplink for which somebody else listens", conf("wan0", "0", "1", "0"), nil},
+		{"an uplink without IPv6", conf("wan0", "1", "1", "1"), nil},
+		{"an uplink with a default route", conf("wan0", "0", "1", "1",
+			"00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003     wan0\n"), nil},
+		{"a link that is no uplink", conf("lan0", "0", "1", "1"), nil},
 		{"Docker", unit("docker"), []string{"note host.docker: Docker is running | nothing"}},
 		{"firewalld", unit("firewalld"), []string{"note host.firewalld: firewalld is running | for l in br-lab gh-main; do firewall-cmd"}},
 		{"NetworkManager", unit("NetworkManager"), []string{"note host.networkmanager: NetworkManager is running | interface-name:gh-*;interface-name:br-lab\\n"}},
@@ -228,7 +246,7 @@ func TestDefaultRoutesOfBothFamilies(t *testing.T) {
 			"00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n" +
 			"fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth1\n",
 	})
-	got, err := defaultRoutes(root)
+	got, err := defaultRoutes(root, ipv4Routes, ipv6Routes)
 	if err != nil {
 		t.Fatal(err)
 	}
