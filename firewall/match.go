@@ -9,10 +9,10 @@ import (
 // endpoint is the address side of a rule or an ACL entry.
 type endpoint struct {
 	peer     vpc.Peer
-	other    vpc.Peer        // the own end of a five-tuple rule: a prefix, or nothing
-	group    string          // ID of the group that peer names
-	list     *vpc.PrefixList // that peer names
-	fromPeer bool            // the peer is the source
+	other    vpc.Peer            // the own end of a five-tuple rule: a prefix, or nothing
+	group    string              // ID of the group that peer names
+	list     *vpc.PrefixListSpec // that peer names
+	fromPeer bool                // the peer is the source
 }
 
 // setID returns the ID of what needs a set for the endpoint to be matched.

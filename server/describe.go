@@ -126,7 +126,7 @@ func describeGroup(d *api.Description, s *vpc.Snapshot, sg *vpc.SecurityGroup) {
 	rows = [][]string{}
 	for _, other := range sg.VPC.Groups {
 		for _, r := range other.Rules {
-			if r.PeerGroup == sg {
+			if r.PeerGroup == sg.GroupSpec {
 				rows = append(rows, []string{other.Name, r.ID, string(r.Direction), string(r.Policy)})
 			}
 		}

@@ -138,8 +138,8 @@ func sameEntries(a, b []*Entry) bool {
 	return slices.EqualFunc(a, b, func(a, b *Entry) bool { return sameList(a.List, b.List) })
 }
 
-func sameList(a, b *PrefixList) bool {
-	return (a == nil) == (b == nil) && (a == nil || a.ID == b.ID && sameSpec(a.PrefixListSpec, b.PrefixListSpec))
+func sameList(a, b *PrefixListSpec) bool {
+	return (a == nil) == (b == nil) && (a == nil || a.ID == b.ID && sameSpec(a, b))
 }
 
 // pairUp returns every object of two lists, those of the same name and ID together.

@@ -21,11 +21,11 @@ func said(t *testing.T, s *Snapshot) map[string]string {
 	for _, v := range s.VPCs {
 		put("vpc", v.ID, v.bare(), v.Domain)
 	}
-	list := func(l *PrefixList) string {
+	list := func(l *PrefixListSpec) string {
 		if l == nil {
 			return ""
 		}
-		b, _ := json.Marshal(l.PrefixListSpec)
+		b, _ := json.Marshal(l)
 		return string(b)
 	}
 	for _, l := range s.PrefixLists {

@@ -272,7 +272,7 @@ func (r *Rule) matches(s *Snapshot, p Packet) bool {
 func (r *Rule) admitsPeer(s *Snapshot, peer netip.Addr) bool {
 	if r.PeerGroup != nil {
 		nic := s.InterfaceByAddr(peer)
-		return nic != nil && slices.Contains(nic.Groups, r.PeerGroup)
+		return nic != nil && slices.ContainsFunc(nic.Groups, func(g *SecurityGroup) bool { return g.GroupSpec == r.PeerGroup })
 	}
 	return inPrefix(r.Peer(), r.PeerList, peer)
 }
@@ -290,7 +290,7 @@ func (e *Entry) matches(p Packet, dir Direction) bool {
 }
 
 // inPrefix reports whether the address is in a prefix or a prefix list; one of the other family never is.
-func inPrefix(peer Peer, list *PrefixList, a netip.Addr) bool {
+func inPrefix(peer Peer, list *PrefixListSpec, a netip.Addr) bool {
 	switch {
 	case peer.Kind == PeerPrefix:
 		return peer.Prefix.Contains(a)

@@ -102,7 +102,7 @@ func (r *resolution) resolve(v, old *VPC) {
 	n := &names{vpc: v}
 	n.resolveLists()
 	n.resolveACLs()
-	n.resolveGroups()
+	n.resolveGroups(old)
 	n.resolveVSwitches()
 	r.follow(n, old)
 	r.resolveInstances(n, old)
@@ -154,21 +154,27 @@ func (n *names) resolveLists() {
 
 func (n *names) resolveACLs() {
 	v := n.vpc
+	list := func(p Peer) *PrefixListSpec {
+		if l := n.lists[p.Name]; p.Kind == PeerList && l != nil {
+			return l.PrefixListSpec
+		}
+		return nil
+	}
 	n.acls = make(map[string]*NetworkACL, len(v.NetworkACLs))
 	for _, a := range v.NetworkACLs {
 		acl := &NetworkACL{ACLSpec: a, VPC: v}
 		for i, e := range a.Ingress {
-			acl.Ingress = append(acl.Ingress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Source, List: n.lists[e.Source.Name]})
+			acl.Ingress = append(acl.Ingress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Source, List: list(e.Source)})
 		}
 		for i, e := range a.Egress {
-			acl.Egress = append(acl.Egress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Destination, List: n.lists[e.Destination.Name]})
+			acl.Egress = append(acl.Egress, &Entry{EntrySpec: e, ACL: acl, Index: i + 1, Peer: e.Destination, List: list(e.Destination)})
 		}
 		n.acls[a.Name] = acl
 		v.ACLs = append(v.ACLs, acl)
 	}
 }
 
-func (n *names) resolveGroups() {
+func (n *names) resolveGroups(old *VPC) {
 	v := n.vpc
 	groups := make([]SecurityGroup, len(v.SecurityGroups))
 	n.groups = make(map[string]*SecurityGroup, len(groups))
@@ -180,6 +186,12 @@ func (n *names) resolveGroups() {
 		n.groups[g.Name] = &groups[i]
 		count += len(g.Rules)
 	}
+	if slices.Equal(old.SecurityGroups, v.SecurityGroups) && slices.Equal(old.PrefixLists, v.PrefixLists) {
+		for i, g := range old.Groups {
+			groups[i].Rules = g.Rules
+		}
+		return
+	}
 	rules, pointers := make([]Rule, count), make([]*Rule, count)
 	for _, g := range v.Groups {
 		k := len(g.GroupSpec.Rules)
@@ -187,13 +199,17 @@ func (n *names) resolveGroups() {
 		g.Rules = pointers[:k:k]
 		rules, pointers = rules[k:], pointers[k:]
 		for i, r := range g.GroupSpec.Rules {
-			own[i] = Rule{RuleSpec: r, Group: g}
+			own[i] = Rule{RuleSpec: r, Group: g.GroupSpec}
 			g.Rules[i] = &own[i]
 			switch p := r.Peer(); p.Kind {
 			case PeerGroup:
-				own[i].PeerGroup = n.groups[p.Name]
+				if peer := n.groups[p.Name]; peer != nil {
+					own[i].PeerGroup = peer.GroupSpec
+				}
 			case PeerList:
-				own[i].PeerList = n.lists[p.Name]
+				if list := n.lists[p.Name]; list != nil {
+					own[i].PeerList = list.PrefixListSpec
+				}
 			}
 		}
 	}

@@ -80,7 +80,7 @@ func shown(t *testing.T, s *Snapshot) string {
 	for _, g := range s.Groups {
 		line("group", g, g.GroupSpec, g.VPC, g.Members)
 		for _, r := range g.Rules {
-			fmt.Fprintf(&b, "rule %p %s %s %s\n", r.RuleSpec, id(r.Group), id(r.PeerGroup), id(r.PeerList))
+			fmt.Fprintf(&b, "rule %p %p %p %p\n", r.RuleSpec, r.Group, r.PeerGroup, r.PeerList)
 		}
 	}
 	for _, l := range s.PrefixLists {
@@ -90,7 +90,7 @@ func shown(t *testing.T, s *Snapshot) string {
 		line("acl", a, a.ACLSpec, a.VPC)
 		for _, list := range [][]*Entry{a.Ingress, a.Egress} {
 			for _, e := range list {
-				fmt.Fprintf(&b, "entry %p %s %d %s %s\n", e.EntrySpec, id(e.ACL), e.Index, e.Peer, id(e.List))
+				fmt.Fprintf(&b, "entry %p %s %d %s %p\n", e.EntrySpec, id(e.ACL), e.Index, e.Peer, e.List)
 			}
 		}
 	}

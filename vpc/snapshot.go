@@ -74,12 +74,13 @@ type SecurityGroup struct {
 	pos     int32        // in VPC.Groups
 }
 
-// Rule is one rule of a group with its references resolved.
+// Rule is one rule of a group with its references resolved. It names nothing that belongs to one snapshot only: snapshots with
+// the same groups and prefix lists share their rules.
 type Rule struct {
 	*RuleSpec
-	Group     *SecurityGroup
-	PeerGroup *SecurityGroup // Peer().Kind is PeerGroup
-	PeerList  *PrefixList    // Peer().Kind is PeerList
+	Group     *GroupSpec      // that it is of
+	PeerGroup *GroupSpec      // Peer().Kind is PeerGroup
+	PeerList  *PrefixListSpec // Peer().Kind is PeerList
 }
 
 // PrefixList is a prefix list of a snapshot.
@@ -100,9 +101,9 @@ type NetworkACL struct {
 type Entry struct {
 	*EntrySpec
 	ACL   *NetworkACL
-	Index int         // position in its direction, from 1
-	Peer  Peer        // Source on ingress, Destination on egress
-	List  *PrefixList // Peer.Kind is PeerList
+	Index int             // position in its direction, from 1
+	Peer  Peer            // Source on ingress, Destination on egress
+	List  *PrefixListSpec // Peer.Kind is PeerList
 }
 
 // Instance is an instance of a snapshot.

@@ -76,13 +76,13 @@ func drops(r *vpc.Rule) bool { return r.Policy != vpc.Accept }
 
 // droppedPeers are the groups that rules which drop name as their peers, by VPC. They are looked for when a VPC's are asked for
 // the first time.
-type droppedPeers map[*vpc.VPC]map[*vpc.SecurityGroup]bool
+type droppedPeers map[*vpc.VPC]map[*vpc.GroupSpec]bool
 
 // has reports whether a rule that drops names the group as its peer.
 func (d droppedPeers) has(g *vpc.SecurityGroup) bool {
 	dropped, known := d[g.VPC]
 	if !known {
-		dropped = map[*vpc.SecurityGroup]bool{}
+		dropped = map[*vpc.GroupSpec]bool{}
 		for _, other := range g.VPC.Groups {
 			for _, r := range other.Rules {
 				if r.PeerGroup != nil && drops(r) {
@@ -92,5 +92,5 @@ func (d droppedPeers) has(g *vpc.SecurityGroup) bool {
 		}
 		d[g.VPC] = dropped
 	}
-	return dropped[g]
+	return dropped[g.GroupSpec]
 }
