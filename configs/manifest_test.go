@@ -2,7 +2,9 @@ package configs
 
 import (
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -127,6 +129,27 @@ func TestTheExamplesAreValid(t *testing.T) {
 	}
 	if len(entries) < 2 {
 		t.Errorf("only %d examples", len(entries))
+	}
+}
+
+func TestTheREADMEsManifestsAreGood(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(readme, -1)
+	if len(blocks) == 0 {
+		t.Error("there are none")
+	}
+	for _, b := range blocks {
+		m, err := ParseManifest("README.md", b[1])
+		if err != nil {
+			t.Errorf("%v\n%s", err, b[1])
+			continue
+		}
+		if err := m.Report(vpc.Validate(m.Spec, vpc.Host{Uplinks: []string{"wan0"}})); err != nil {
+			t.Errorf("%v\n%s", err, b[1])
+		}
 	}
 }
 

@@ -134,7 +134,8 @@ func TestADelegatedPrefixReachesGuestsBothWays(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, "uplinks: [up0]")
 	provider := g.outside("2001:db8:7700::/56") // what it does when it delegates a prefix
-	g.script(g.space, "sysctl -qw "+acceptRA+"=1\n")
+	// What systemd-networkd does with a prefix that it is given, so that no part of it leads back to the provider (RFC 7084 WPD-5).
+	g.script(g.space, "sysctl -qw "+acceptRA+"=1\nip -6 route add unreachable 2001:db8:7700::/56 dev lo proto dhcp metric 1024\n")
 	g.heard(provider)
 	g.start()
 	g.apply(delegatedLab)
