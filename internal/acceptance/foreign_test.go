@@ -45,8 +45,9 @@ COMMIT
 COMMIT
 `
 
+// The bridge keeps its ageing time while it looks for its topology, since that is twice its forward delay already.
 const foreignHost = `
-ip link add br-foreign type bridge stp_state 1 forward_delay 200
+ip link add br-foreign type bridge stp_state 1 forward_delay 200 ageing_time 400
 ip link set vf0 master br-foreign
 ip link set br-foreign up
 bridge link set dev vf0 isolated on
