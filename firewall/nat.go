@@ -39,7 +39,8 @@ func (b *builder) masquerade() {
 // translate adds the prefix translations of VPCs, in both directions.
 //
 // The kernel's SNPT and DNPT, which carry out RFC 6296 to the letter, are of no use here. They change addresses behind connection
-// tracking's back: it would take every reply for the first packet of a flow, and the groups would have to admit it.
+// tracking's back: no reply is part of a flow that it knows, and the groups would have to admit it. And they change the host part of
+// addresses too, which keeps the checksums of what is inside as they are.
 //
 // What a guest sends to an external prefix goes to the provider, who sends it back, and is then from outside like anything else. To
 // turn it round here (RFC 6296 section 4.1 calls it hairpinning) the destination would have to change where it enters, and bridge

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -191,5 +193,62 @@ func TestBadTranslationsAreRefused(t *testing.T) {
 	}
 	if err := errors.Join(missing...); err != nil || r.code == 0 {
 		t.Errorf("exit %d, said\n%swithout\n%v", r.code, r.stderr, err)
+	}
+}
+
+// withoutNETMAP makes ip6tables-restore refuse what it does where the kernel lacks the target.
+const withoutNETMAP = `#!/bin/sh
+[ "$1" = -V ] && exec %[1]s -V
+text=$(cat)
+case $text in *"-j NETMAP"*) echo "Couldn't load target NETMAP: No such file or directory" >&2; exit 2;; esac
+echo "$text" | exec %[1]s "$@"
+`
+
+func TestAKernelWithoutNETMAPIsToldSo(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, "uplinks: [up1, up2]", "firewall: {backend: nft}")
+	if err := os.Mkdir(g.path("old"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ip6tables-restore", "ip6tables-nft-restore"} {
+		real, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(g.path("old/"+name), fmt.Appendf(nil, withoutNETMAP, real), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := []string{"PATH=" + g.path("old") + ":" + os.Getenv("PATH")}
+	const why = "no NETMAP in the IPv6 table nat"
+
+	g.env = old
+	g.start()
+	g.write("translated.yaml", fmt.Sprintf(translatedLab, translations))
+	r := g.run("apply", "-f", "translated.yaml")
+	if want := "vpcs[lab].ipv6PrefixTranslations: this kernel has " + why; r.code == 0 || !strings.Contains(r.stderr, want) {
+		t.Errorf("exit %d, said %q, want %q", r.code, r.stderr, want)
+	}
+	if out := g.run("doctor").stdout; !strings.Contains(out, why+": ipv6PrefixTranslations are refused") {
+		t.Errorf("doctor:\n%s", out)
+	}
+	g.stop()
+
+	// What was stored on another kernel is not put in force by half, and what is in force stays.
+	g.env = nil
+	g.start()
+	g.ok("apply", "-f", "translated.yaml")
+	rules := g.script(g.space, "ip6tables-save -t nat | grep GH-")
+	g.stop()
+	g.env = old
+	g.launch()
+	g.eventually("status says why", func() error {
+		if r := g.run("status"); r.code == 0 || !strings.Contains(r.stdout, "VPC lab: ipv6PrefixTranslations cannot be carried out") {
+			return errors.New(r.stdout + r.stderr)
+		}
+		return nil
+	})
+	if now := g.script(g.space, "ip6tables-save -t nat | grep GH-"); now != rules {
+		t.Errorf("the rules were\n%sand are\n%s", rules, now)
 	}
 }
