@@ -2,6 +2,7 @@ package dhcp4
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -60,22 +61,83 @@ func Rivals(ctx context.Context, link string, wait time.Duration) ([]netip.Addr,
 			return found, fmt.Errorf("look for DHCP servers on %s: %w", link, err)
 		}
 		d, ok := parseUDP(buf[:n], clientPort)
-		if !ok {
+		if !ok || len(d.payload) < headerSize || dhcpv4.TransactionID(d.payload[4:8]) != discover.TransactionID {
 			continue
 		}
-		m, err := dhcpv4.FromBytes(d.payload)
-		if err != nil || m.TransactionID != discover.TransactionID {
-			continue
-		}
-		server := d.src
-		if id, ok := netip.AddrFromSlice(m.ServerIdentifier().To4()); ok {
-			server = id
-		}
-		if !slices.Contains(found, server) {
+		if server, ok := answerer(d); ok && !slices.Contains(found, server) {
 			found = append(found, server)
 		}
 	}
 }
+
+// answerer reads from a datagram to a client which server it is of: what it calls itself, or where it sends from.
+func answerer(d datagram) (netip.Addr, bool) {
+	kind, id := serverOf(d.payload, dhcpv4.OpcodeBootReply)
+	switch kind {
+	case dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak:
+	default:
+		return netip.Addr{}, false
+	}
+	if !id.IsValid() {
+		id = d.src
+	}
+	return id, !id.IsUnspecified()
+}
+
+// chosen reads from a client's datagram which server's offer it takes: a client says that to all of them (RFC 2131 section
+// 3.1), also when the offer came to it alone.
+func chosen(d datagram) (netip.Addr, bool) {
+	kind, id := serverOf(d.payload, dhcpv4.OpcodeBootRequest)
+	return id, kind == dhcpv4.MessageTypeRequest && id.IsValid() && !id.IsUnspecified()
+}
+
+// serverOf reads the type of a message and the server that it names; invalid when it names none. A message that cannot be
+// read has no type.
+func serverOf(b []byte, op dhcpv4.OpcodeType) (kind dhcpv4.MessageType, server netip.Addr) {
+	if len(b) < headerSize+cookieSize || dhcpv4.OpcodeType(b[0]) != op || binary.BigEndian.Uint32(b[headerSize:]) != cookie {
+		return dhcpv4.MessageTypeNone, netip.Addr{}
+	}
+	options := make(optionList, 0, usualOptions)
+	if _, err := options.read(b[headerSize+cookieSize:]); err != nil {
+		return dhcpv4.MessageTypeNone, netip.Addr{}
+	}
+	if v := options.get(dhcpv4.OptionDHCPMessageType); len(v) == 1 {
+		kind = dhcpv4.MessageType(v[0])
+	}
+	if v := options.get(dhcpv4.OptionServerIdentifier); len(v) == 4 {
+		server = netip.AddrFrom4([4]byte(v))
+	}
+	return kind, server
+}
+
+// RivalWatch is a port.Server that hears other DHCP servers on links that are not the gateway's alone. A guest behind a
+// bridge's port is not heard: what it answers reaches nobody.
+type RivalWatch struct {
+	// Heard is told of every message of a server, or to one, with what the server calls itself; of the gateway's own too,
+	// where the link brings them back. It is called by who reads the port and must not wait.
+	Heard func(at port.Port, server netip.Addr)
+}
+
+// AddPort makes the watch hear a plain link.
+func (w *RivalWatch) AddPort(s *port.Socket) (port.Kinds, port.Receiver) {
+	if s.Bridged {
+		return 0, nil
+	}
+	return port.DHCPv4 | port.DHCPv4Answer, func(kind port.Kinds, frame []byte) {
+		to, read := uint16(clientPort), answerer
+		if kind == port.DHCPv4 {
+			to, read = serverPort, chosen
+		}
+		if d, ok := parseUDP(frame, to); ok {
+			if server, ok := read(d); ok {
+				w.Heard(s.Port, server)
+			}
+		}
+	}
+}
+
+// RemovePort does nothing: what was heard on a port stays true.
+func (w *RivalWatch) RemovePort(*port.Socket) {}
 
 // offers lets through what is for a client: unfragmented IPv4 UDP to its port.
 func offers() []bpf.Instruction {

@@ -10,6 +10,9 @@ import (
 	"gatehouse/vpc"
 )
 
+// guestKinds are what guests say first; none of them begins with a DHCP server's answer.
+const guestKinds = port.AllKinds &^ port.DHCPv4Answer
+
 // A guest that floods its port with first frames is heard no more than burst MACs an interval: behind a port is one guest.
 const (
 	watchBurst    = 32
@@ -90,7 +93,7 @@ func (m *Manager) AddPort(s *port.Socket) (port.Kinds, port.Receiver) {
 		return 0, nil
 	}
 	at := &watcher{port: s.Port}
-	return port.AllKinds, func(_ port.Kinds, frame []byte) {
+	return guestKinds, func(_ port.Kinds, frame []byte) {
 		if mac, ok := sender(frame); ok {
 			m.watch.hear(at, mac, time.Now())
 		}

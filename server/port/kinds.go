@@ -23,16 +23,19 @@ const (
 	RouterSolicitation                      // RFC 4861 section 4.1
 	NeighborSolicitation                    // section 4.3
 	NeighborAdvertisement                   // section 4.4
+	DHCPv4Answer                            // UDP to port 68 over IPv4: what a server says
 
-	AllKinds = NeighborAdvertisement<<1 - 1
+	AllKinds = Kinds(1<<kindCount - 1)
+	anyDHCP4 = DHCPv4 | DHCPv4Answer
 	anyARP   = ARPReply | ARPRequest
 	anyIPv6  = DHCPv6 | RouterSolicitation | NeighborSolicitation | NeighborAdvertisement
 )
 
-const kindCount = 7
+const kindCount = 8
 
 var kindNames = [kindCount]string{
 	"DHCPv4", "DHCPv6", "ARP reply", "ARP request", "router solicitation", "neighbor solicitation", "neighbor advertisement",
+	"DHCPv4 answer",
 }
 
 // String lists the kinds.
@@ -59,6 +62,7 @@ const (
 	ipv6Payload   = EtherSize + IPv6Size
 	udpTo         = 2 // from the beginning of UDP's header
 	dhcpv4Server  = 67
+	dhcpv4Client  = 68
 	dhcpv6Server  = 547
 	icmpRouter    = 133 // solicitation
 	icmpNeighbor  = 135 // solicitation
@@ -74,8 +78,13 @@ func kindOf(b []byte) Kinds {
 	case EtherIPv4:
 		at := EtherSize + int(b[EtherSize]&0xf)*4 + udpTo
 		if len(b) >= at+2 && len(b) > ipv4Protocol && b[ipv4Protocol] == byte(vpc.ProtocolUDP) &&
-			binary.BigEndian.Uint16(b[at:]) == dhcpv4Server && binary.BigEndian.Uint16(b[ipv4Fragment:])&fragmentMask == 0 {
-			return DHCPv4
+			binary.BigEndian.Uint16(b[ipv4Fragment:])&fragmentMask == 0 {
+			switch binary.BigEndian.Uint16(b[at:]) {
+			case dhcpv4Server:
+				return DHCPv4
+			case dhcpv4Client:
+				return DHCPv4Answer
+			}
 		}
 	case EtherIPv6:
 		switch {
@@ -106,7 +115,7 @@ func kindOf(b []byte) Kinds {
 // forwarded leaves it after a few instructions; what the kernel has to be asked for comes last: whether we sent the frame
 // ourselves, and whether it had a tag.
 func (k Kinds) filter() []bpf.Instruction {
-	const ipv4, options, port67, ipv6, udp6, arp, accept, drop = 4, 10, 13, 15, 22, 24, 26, 31 // positions below
+	const ipv4, options, answer, whole, ipv6, udp6, arp, accept, drop = 4, 10, 13, 14, 16, 23, 25, 27, 32 // positions below
 	to := func(at, target int) uint8 { return uint8(target - at - 1) }
 	ask := func(at, target int, about Kinds) uint8 { // what nobody wants is not looked into
 		if k&about == 0 {
@@ -116,7 +125,7 @@ func (k Kinds) filter() []bpf.Instruction {
 	}
 	return []bpf.Instruction{
 		/*  0 */ bpf.LoadAbsolute{Off: 12, Size: 2},
-		/*  1 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherIPv4, SkipTrue: ask(1, ipv4, DHCPv4)},
+		/*  1 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherIPv4, SkipTrue: ask(1, ipv4, anyDHCP4)},
 		/*  2 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherIPv6, SkipTrue: ask(2, ipv6, anyIPv6)},
 		/*  3 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherARP, SkipTrue: ask(3, arp, anyARP), SkipFalse: to(3, drop)},
 		// IPv4: where there are no options, the port is where it always is, which is quicker than to look for it.
@@ -125,31 +134,32 @@ func (k Kinds) filter() []bpf.Instruction {
 		/*  6 */ bpf.LoadAbsolute{Off: EtherSize, Size: 1},
 		/*  7 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: ipv4Plain, SkipFalse: to(7, options)},
 		/*  8 */ bpf.LoadAbsolute{Off: EtherSize + ipv4Size + udpTo, Size: 2},
-		/*  9 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv4Server, SkipTrue: to(9, port67), SkipFalse: to(9, drop)},
+		/*  9 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv4Server, SkipTrue: ask(9, whole, DHCPv4), SkipFalse: ask(9, answer, DHCPv4Answer)},
 		/* 10 */ bpf.LoadMemShift{Off: EtherSize},
 		/* 11 */ bpf.LoadIndirect{Off: EtherSize + udpTo, Size: 2},
-		/* 12 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv4Server, SkipFalse: to(12, drop)},
-		/* 13 */ bpf.LoadAbsolute{Off: ipv4Fragment, Size: 2},
-		/* 14 */ bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: fragmentMask, SkipTrue: to(14, drop), SkipFalse: to(14, accept)},
+		/* 12 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv4Server, SkipTrue: ask(12, whole, DHCPv4), SkipFalse: ask(12, answer, DHCPv4Answer)},
+		/* 13 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv4Client, SkipFalse: to(13, drop)},
+		/* 14 */ bpf.LoadAbsolute{Off: ipv4Fragment, Size: 2},
+		/* 15 */ bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: fragmentMask, SkipTrue: to(15, drop), SkipFalse: to(15, accept)},
 		// IPv6
-		/* 15 */ bpf.LoadAbsolute{Off: ipv6Next, Size: 1},
-		/* 16 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: ask(16, udp6, DHCPv6)},
-		/* 17 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vpc.ProtocolICMPv6), SkipFalse: to(17, drop)},
-		/* 18 */ bpf.LoadAbsolute{Off: ipv6Payload, Size: 1},
-		/* 19 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpNeighbor, SkipTrue: ask(19, accept, NeighborSolicitation)},
-		/* 20 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpAdvertise, SkipTrue: ask(20, accept, NeighborAdvertisement)},
-		/* 21 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpRouter, SkipTrue: ask(21, accept, RouterSolicitation), SkipFalse: to(21, drop)},
-		/* 22 */ bpf.LoadAbsolute{Off: ipv6Payload + udpTo, Size: 2},
-		/* 23 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv6Server, SkipTrue: to(23, accept), SkipFalse: to(23, drop)},
+		/* 16 */ bpf.LoadAbsolute{Off: ipv6Next, Size: 1},
+		/* 17 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vpc.ProtocolUDP), SkipTrue: ask(17, udp6, DHCPv6)},
+		/* 18 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(vpc.ProtocolICMPv6), SkipFalse: to(18, drop)},
+		/* 19 */ bpf.LoadAbsolute{Off: ipv6Payload, Size: 1},
+		/* 20 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpNeighbor, SkipTrue: ask(20, accept, NeighborSolicitation)},
+		/* 21 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpAdvertise, SkipTrue: ask(21, accept, NeighborAdvertisement)},
+		/* 22 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpRouter, SkipTrue: ask(22, accept, RouterSolicitation), SkipFalse: to(22, drop)},
+		/* 23 */ bpf.LoadAbsolute{Off: ipv6Payload + udpTo, Size: 2},
+		/* 24 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: dhcpv6Server, SkipTrue: to(24, accept), SkipFalse: to(24, drop)},
 		// ARP
-		/* 24 */ bpf.LoadAbsolute{Off: arpOperation, Size: 2},
-		/* 25 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: arpReply, SkipTrue: ask(25, accept, ARPReply), SkipFalse: ask(25, accept, ARPRequest)},
+		/* 25 */ bpf.LoadAbsolute{Off: arpOperation, Size: 2},
+		/* 26 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: arpReply, SkipTrue: ask(26, accept, ARPReply), SkipFalse: ask(26, accept, ARPRequest)},
 		// What is wanted, if a guest sent it, and untagged.
-		/* 26 */ bpf.LoadExtension{Num: bpf.ExtType},
-		/* 27 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: to(27, drop)},
-		/* 28 */ bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
-		/* 29 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: to(29, drop)},
-		/* 30 */ bpf.RetConstant{Val: frameSize},
-		/* 31 */ bpf.RetConstant{Val: 0},
+		/* 27 */ bpf.LoadExtension{Num: bpf.ExtType},
+		/* 28 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: to(28, drop)},
+		/* 29 */ bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		/* 30 */ bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipFalse: to(30, drop)},
+		/* 31 */ bpf.RetConstant{Val: frameSize},
+		/* 32 */ bpf.RetConstant{Val: 0},
 	}
 }
