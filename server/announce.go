@@ -23,8 +23,7 @@ const announceEvery = 10 * time.Second
 // maxStatusLine is how long a line is that one still reads.
 const maxStatusLine = 400
 
-// surveyEvery is how often it is looked at what else is on the host and on its links. To ask a link for other DHCP servers takes
-// seconds, and a broadcast.
+// surveyEvery is how often it is looked at what else is on the host.
 const surveyEvery = 5 * time.Minute
 
 // announce keeps systemd's status line true, and logs every problem once when it comes, with its remedy, until ctx ends. What else
@@ -40,8 +39,6 @@ func (g *Gateway) announce(ctx context.Context) error {
 		}
 	}
 	var host []api.Problem // as it was last looked at
-	looks := make(chan []api.Problem, 1)
-	var looking bool
 	var looked struct {
 		at       time.Time
 		revision uint64
@@ -53,9 +50,9 @@ func (g *Gateway) announce(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("status: %w", err)
 		}
-		if now := g.now(); !looking && (looked.revision != st.Applied || now.Sub(looked.at) >= surveyEvery) {
-			looking, looked.at, looked.revision = true, now, st.Applied
-			go func() { looks <- hostProblems(ctx, g.Snapshot()) }()
+		if now := g.now(); looked.revision != st.Applied || now.Sub(looked.at) >= surveyEvery {
+			looked.at, looked.revision = now, st.Applied
+			host = hostProblems(g.Snapshot())
 		}
 		problems := append(st.Problems, host...)
 		now := map[string]bool{}
@@ -74,16 +71,15 @@ func (g *Gateway) announce(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		case host = <-looks:
-			looking = false
+		case <-g.rivals.news:
 		}
 	}
 }
 
-// hostProblems names what on the host and on its links is in the way of a running daemon.
-func hostProblems(ctx context.Context, s *vpc.Snapshot) []api.Problem {
+// hostProblems names what else on the host is in the way of a running daemon.
+func hostProblems(s *vpc.Snapshot) []api.Problem {
 	var out []api.Problem
-	for _, f := range surveyFindings(ctx, os.Getpid(), s) {
+	for _, f := range surveyFindings(os.Getpid(), s) {
 		if f.Level == api.LevelProblem {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}

@@ -237,7 +237,7 @@ func (g *Gateway) check(ctx context.Context, current, spec *vpc.Spec) error {
 	s := before.Next(spec, g.host(), 0)
 	g.draft = s
 	if otherLinks(vpc.Compare(before, s)) {
-		if err := g.links.Check(ctx, s); err != nil {
+		if _, err := g.links.Check(ctx, s); err != nil {
 			if details := newRefusals(err, current); len(details) > 0 {
 				return refused(details)
 			}

@@ -9,6 +9,7 @@
 //   - expire.go    enrolled instances that are not seen any more go
 //   - objects.go   what get and describe show
 //   - explain.go   a walk through the compiled ruleset, for people
+//   - rivals.go    other DHCP servers on links that are not the gateway's alone
 //   - status.go    health
 //   - serve.go     tasks, readiness, watchdog, reload
 package server

@@ -10,14 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"gatehouse/configs"
 	"gatehouse/firewall"
 	"gatehouse/firewall/iptables"
 	"gatehouse/server/api"
-	"gatehouse/server/dhcp4"
 	"gatehouse/server/link"
 	"gatehouse/server/survey"
 	"gatehouse/store"
@@ -27,7 +25,8 @@ import (
 // Doctor says what on this host keeps the running daemon from working, with the remedy, and what an operator should know
 // though it works.
 func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
-	st, err := g.Status(ctx)
+	unasked := lookForRivals(ctx, g.rivals, g.Snapshot())
+	st, err := g.Status(ctx) // it names those that were found
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +40,8 @@ func (g *Gateway) Doctor(ctx context.Context) ([]api.Finding, error) {
 		}
 	}
 	out = append(out, hostAccessFindings(g.Snapshot())...)
-	out = append(out, surveyFindings(ctx, os.Getpid(), g.Snapshot())...)
+	out = append(out, surveyFindings(os.Getpid(), g.Snapshot())...)
+	out = append(out, unasked...)
 	differ, err := g.firewall.Verify(ctx)
 	switch {
 	case err != nil:
@@ -96,10 +96,19 @@ func DoctorOffline(ctx context.Context, c *configs.Config) []api.Finding {
 	}
 	defer links.Close()
 	s := vpc.NewSnapshot(spec, c.Host(), revision)
-	if err := links.Check(ctx, s); err != nil {
+	found, err := links.Check(ctx, s)
+	if err != nil {
 		out = append(out, problem("links", err)...)
 	}
-	out = append(out, surveyFindings(ctx, 0, s)...)
+	for _, f := range found {
+		if f.Code == link.FindingMissing { // the others are of what a daemon has set up
+			out = append(out, api.Finding{Level: api.LevelProblem, Code: f.Code, Message: f.Message, Remedy: f.Remedy})
+		}
+	}
+	out = append(out, surveyFindings(0, s)...)
+	rivals := newRivals(time.Now)
+	out = append(out, lookForRivals(ctx, rivals, s)...)
+	out = append(out, asFindings(rivals.findings())...)
 	for _, p := range uplinkProblems(c.Uplinks) {
 		out = append(out, api.Finding{Level: api.LevelProblem, Code: p.Code, Message: p.Message, Remedy: p.Remedy})
 	}
@@ -144,34 +153,23 @@ func hostAccessFindings(s *vpc.Snapshot) []api.Finding {
 	return out
 }
 
-// listenFor is how long another DHCP server may take to answer.
-const listenFor = 2 * time.Second
-
-// surveyFindings says what else on this host and on its links concerns the gateway, whose process is self (0: none).
-func surveyFindings(ctx context.Context, self int, s *vpc.Snapshot) []api.Finding {
+// surveyFindings says what else on this host concerns the gateway, whose process is self (0: none).
+func surveyFindings(self int, s *vpc.Snapshot) []api.Finding {
 	gw := survey.GatewayOf(s)
 	gw.Self = self
-	found := survey.Look("/", gw)
-	// Only behind a link that is not ours alone may there be a server that nobody here has started.
-	var mu sync.Mutex
-	var asking sync.WaitGroup
-	for _, w := range s.VSwitches {
-		if w.Attach.Interface == "" {
-			continue
-		}
-		asking.Go(func() {
-			rivals, err := dhcp4.Rivals(ctx, w.LinkName(), listenFor)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				found = append(found, survey.Finding{Code: survey.FindingLooking, Message: err.Error()})
-			}
-			for _, r := range rivals {
-				found = append(found, survey.Rival(w.LinkName(), r))
-			}
-		})
+	return asFindings(survey.Look("/", gw))
+}
+
+// lookForRivals asks for other DHCP servers, and returns what could not be asked.
+func lookForRivals(ctx context.Context, r *rivals, s *vpc.Snapshot) []api.Finding {
+	var out []survey.Finding
+	for _, err := range r.look(ctx, sharedLinks(s)) {
+		out = append(out, survey.Finding{Code: survey.FindingLooking, Message: err.Error()})
 	}
-	asking.Wait()
+	return asFindings(out)
+}
+
+func asFindings(found []survey.Finding) []api.Finding {
 	out := make([]api.Finding, len(found))
 	for i, f := range found {
 		out[i] = api.Finding{Level: api.LevelNote, Code: f.Code, Message: f.Message, Remedy: f.Remedy}

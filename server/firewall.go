@@ -120,11 +120,16 @@ func (g *Gateway) partProblems() []api.Problem {
 	if err := g.flows.problem(); err != nil {
 		out = append(out, api.Problem{Code: "flows", Message: err.Error(), Remedy: "another program listens to that NFLOG group: stop it; the rules hold, but refused flows are not shown"})
 	}
+	absent := map[string]bool{} // vSwitches without a link: what cannot listen there says no more
 	for _, f := range g.links.Findings() {
+		if f.Code == link.FindingMissing {
+			absent[f.VSwitch] = true
+		}
 		if !informs(f.Code) {
 			out = append(out, api.Problem{Code: f.Code, Message: f.Message, Remedy: f.Remedy})
 		}
 	}
+	out = append(out, g.rivals.problems()...)
 	out = append(out, diskProblems(g.config.Load().StateDir)...)
 	if err := g.leases.Health(); err != nil {
 		out = append(out, api.Problem{Code: "leases", Message: err.Error(), Remedy: remedyOf(err)})
@@ -136,7 +141,7 @@ func (g *Gateway) partProblems() []api.Problem {
 		out = append(out, api.Problem{Code: "dhcp", Message: err.Error(), Remedy: "free the port (`ss -ulnp` shows who has it), or wait until the link is there: it is tried again"})
 	}
 	for _, l := range g.dns.Listeners() {
-		if l.Err != nil {
+		if l.Err != nil && !absent[l.VSwitch] {
 			out = append(out, api.Problem{Code: "dns", Message: l.Err.Error(), Remedy: "free the address, or wait until its link is there: it is tried again"})
 		}
 	}

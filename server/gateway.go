@@ -41,6 +41,7 @@ type Gateway struct {
 	leases   *lease.Engine
 	dhcp4    *dhcp.Server
 	dhcp6    *dhcp.Server
+	rivals   *rivals
 	ra       *ra.Server
 	dns      *dns.Server
 	force    *force

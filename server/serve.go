@@ -226,7 +226,8 @@ func newGateway(ctx context.Context, c *configs.Config, st *store.Store, log *sl
 	}
 	g.dhcp6 = dhcp6.New(dhcp6.Config{DUID: duid, Config: dhcp.Config{Leases: g.leases, Holder: g.links, Logger: log}})
 	g.ra = ra.New(ra.Config{Logger: log})
-	g.ports = port.NewSet(log, g.links, g.dhcp4, g.dhcp6, g.ra)
+	g.rivals = newRivals(g.now)
+	g.ports = port.NewSet(log, g.links, g.dhcp4, g.dhcp6, g.ra, &dhcp4.RivalWatch{Heard: g.hearRival})
 	g.dns, err = dns.New(dns.Config{
 		Upstreams: upstreamsOf(c), Parallel: c.DNS.Parallel, CacheSize: c.DNS.CacheSize, RateLimit: c.DNS.RateLimit, QueryLog: c.DNS.QueryLog,
 		TSIGKeys: tsigKeysOf(c), Updater: g, Version: "gatehouse " + version, Logger: log,
@@ -387,6 +388,7 @@ func (g *Gateway) run(ctx context.Context, tasks *errgroup.Group, l net.Listener
 		"expiry":   g.runExpiry,
 		"enrol":    g.runEnrolments,
 		"flows":    g.runFlows,
+		"rivals":   g.runRivals,
 		"systemd":  g.runSystemd,
 		"announce": g.announce,
 	})

@@ -1,16 +1,18 @@
 package acceptance
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gatehouse/internal/netlab"
-	"gatehouse/server/api"
 )
 
 // faultsLab has a vSwitch on a link that is not its own.
@@ -26,11 +28,17 @@ vpcs:
 // fault is something that is wrong with a host, and what is to be said of it.
 type fault struct {
 	name         string
-	make, mend   string // in the system's shell, while the daemon is stopped
-	worsen       string // in the system's shell, while it runs
-	holds        [2]string
-	rival        bool   // a DHCP server behind lan0
-	what, remedy string // in one line, in `systemctl status`, the journal and by doctor
+	make, mend   string                                      // in the system's shell
+	wrong        func(*system, *netlab.Space) (right func()) // made besides; the space is behind lan0
+	runs         bool                                        // it is made while the daemon runs, else while it is stopped
+	worsen       string                                      // in the system's shell, once the daemon runs with what was made
+	heals        bool                                        // the daemon finds by itself that it has been mended
+	what, remedy string                                      // in one line, in `systemctl status`, the journal and by doctor
+}
+
+// holds takes a port of the gateway's.
+func holds(network, addr string) func(*system, *netlab.Space) func() {
+	return func(s *system, _ *netlab.Space) func() { return s.hold(network, addr) }
 }
 
 // elsewhere lets the daemon keep its state in /srv/gatehouse, where its unit lets it write.
@@ -65,8 +73,11 @@ var faults = []fault{
 	{name: "an uplink that is not there", make: "sed -i 's/^uplinks: .*/uplinks: [eth9]/' /etc/gatehouse/gatehouse.yaml",
 		what: "there is no link eth9, which is an uplink", remedy: "correct uplinks in the configuration"},
 	{name: "a vSwitch's link that is not there", make: "ip link set lan0 down; ip addr flush dev lan0; ip link set lan0 name lan8", mend: "ip link set lan8 name lan0; ip link set lan0 up",
-		what: "there is no link lan0, which vSwitch plain is attached to (there is lan8", remedy: "correct attach.interface of the vSwitch, or plug it in"},
-	{name: "another DHCP server on a vSwitch's link", rival: true, what: "answers DHCP on lan0", remedy: "stop that server"},
+		heals: true, what: "there is no link lan0, which vSwitch plain is attached to (there is lan8", remedy: "it is used as soon as it is there"},
+	{name: "a vSwitch's link that goes away", runs: true, heals: true, make: "ip link del lan0", wrong: func(s *system, behind *netlab.Space) func() { return func() { s.cable(behind) } },
+		what: "there is no link lan0, which vSwitch plain is attached to", remedy: "it is used as soon as it is there"},
+	{name: "a range that another DHCP server serves", heals: true, wrong: rivalServer(false), what: "192.0.2.67 answers DHCP on lan0", remedy: "stop that server"},
+	{name: "a DHCP server that comes later", runs: true, heals: true, wrong: rivalServer(true), what: "192.0.2.67 answers DHCP on lan0", remedy: "stop that server"},
 	{name: "a state directory that the unit does not let it write", make: "sed -i 's|^stateDir: .*|stateDir: /srv/gatehouse|' /etc/gatehouse/gatehouse.yaml",
 		mend: notElsewhere, what: "/srv/gatehouse", remedy: "ReadWritePaths="},
 	{name: "a state directory of somebody else", make: elsewhere + "chmod 700 /srv/gatehouse", mend: notElsewhere,
@@ -78,8 +89,8 @@ var faults = []fault{
 	{name: "a disk that fills up while the daemon runs", make: elsewhere + "mount -t tmpfs -o size=16m none /srv/gatehouse; chown -R gatehouse: /srv/gatehouse",
 		worsen: "head -c 16m /dev/zero >/srv/gatehouse/full || true", mend: notElsewhere,
 		what: "the state directory /srv/gatehouse has", remedy: "free some room"},
-	{name: "port 67", holds: [2]string{"udp4", ":67"}, what: "udp port 67 on gh-", remedy: "free the port"},
-	{name: "port 53", holds: [2]string{"udp4", "10.20.1.253:53"}, what: "udp port 53 of 10.20.1.253 is taken", remedy: "free the "},
+	{name: "port 67", wrong: holds("udp4", ":67"), what: "udp port 67 on gh-", remedy: "free the port"},
+	{name: "port 53", wrong: holds("udp4", "10.20.1.253:53"), what: "udp port 53 of 10.20.1.253 is taken", remedy: "free the "},
 	{name: "no iptables", make: "mv /usr/sbin/xtables-nft-multi /root/", mend: "mv /root/xtables-nft-multi /usr/sbin/",
 		what: "iptables", remedy: "install"},
 	{name: "a kernel without what rules need", make: oldKernel, mend: "rm /usr/sbin/iptables-restore; mv /root/iptables-restore /usr/sbin/",
@@ -98,25 +109,24 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.lab.Veth(s.ctx, s.space, "lan0", behind, "eth0"); err != nil {
-		t.Fatal(err)
-	}
+	s.cable(behind)
 	s.put("/root/gatehouse.deb", pkg)
 	s.do("dpkg", "-i", "/root/gatehouse.deb")
 	s.apply(faultsLab)
 	s.do("cp", "/etc/gatehouse/gatehouse.yaml", "/root/right.yaml")
 	for _, f := range faults {
 		s.part(f.name, func(s *system) {
-			s.do("systemctl", "stop", "gatehouse")
+			if !f.runs {
+				s.do("systemctl", "stop", "gatehouse")
+			}
 			s.do("sh", "-ec", f.make)
 			undo := func() {}
-			if f.holds[0] != "" {
-				undo = s.hold(f.holds[0], f.holds[1])
+			if f.wrong != nil {
+				undo = f.wrong(s, behind)
 			}
-			if f.rival {
-				undo = s.rival(behind)
+			if !f.runs {
+				s.do("systemctl", "start", "--no-block", "gatehouse") // where it cannot, it is tried again and again
 			}
-			s.do("systemctl", "start", "--no-block", "gatehouse") // where it cannot, it is tried again and again
 			if f.worsen != "" {
 				s.eventually("it runs", func() error {
 					_, err := s.in("gatehouse", "status")
@@ -128,51 +138,38 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 				s.Logf("%s: %s", command, s.says(command, f.what, f.remedy))
 			}
 			undo()
-			s.do("systemctl", "stop", "gatehouse")
+			pid := s.property("MainPID")
+			if !f.heals {
+				s.do("systemctl", "stop", "gatehouse")
+			}
 			s.do("sh", "-c", f.mend)
-			s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
-			s.do("systemctl", "start", "gatehouse")
+			if !f.heals {
+				s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
+				s.do("systemctl", "start", "gatehouse")
+			}
 			s.eventually("nothing is wrong any more", func() error {
 				if out, err := s.in("gatehouse", "status"); err != nil {
 					return fmt.Errorf("%w: %s", err, out)
 				}
 				return nil
 			})
+			if now := s.property("MainPID"); f.heals && now != pid {
+				s.Errorf("process %s became %s", pid, now)
+			}
 			// What was said of one fault must not be taken for what is said of the next one.
 			s.do("journalctl", "--rotate", "--vacuum-time=1us")
 		})
 	}
 }
 
-// rival runs somebody's DHCP server in a space, on its link eth0, until stop is called.
-func (s *system) rival(behind *netlab.Space) (stop func()) {
+// cable makes the link lan0, behind which is another machine.
+func (s *system) cable(behind *netlab.Space) {
 	s.Helper()
-	dir := filepath.Join(s.lab.Dir, "rival")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := s.lab.Veth(s.ctx, s.space, "lan0", behind, "eth0"); err != nil {
 		s.Fatal(err)
 	}
-	config := filepath.Join(dir, "gatehouse.yaml")
-	text := fmt.Sprintf("stateDir: %s\napi: {socket: %s}\n", filepath.Join(dir, "state"), filepath.Join(dir, "api.sock"))
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+	if _, err := behind.Script(s.ctx, "ip addr add 192.0.2.67/24 dev eth0\n"); err != nil {
 		s.Fatal(err)
-	}
-	daemon := behind.Command(s.ctx, program(s.T), "serve", "--config", config)
-	if err := daemon.Start(); err != nil {
-		s.Fatal(err)
-	}
-	client := api.NewClient(filepath.Join(dir, "api.sock"))
-	s.eventually("the rival serves", func() error {
-		_, err := client.Apply(s.ctx, api.ApplyRequest{Timeout: 10 * time.Second,
-			Files: []api.File{{Name: "rival.yaml", Content: []byte(strings.ReplaceAll(rivalLab, "lan0", "eth0"))}}})
-		return err
-	})
-	return func() {
-		if err := daemon.Process.Signal(os.Interrupt); err != nil {
-			s.Error(err)
-		}
-		if err := daemon.Wait(); err != nil {
-			s.Error(err)
-		}
 	}
 }
 
@@ -206,6 +203,63 @@ func (s *system) hold(network, addr string) (free func()) {
 	return func() {
 		if err := holder.Close(); err != nil {
 			s.Error(err)
+		}
+	}
+}
+
+// rivalServer offers an address to every client behind lan0, and to the link itself when it is asked there. With a client of
+// its own it is heard without being asked.
+func rivalServer(client bool) func(s *system, behind *netlab.Space) (end func()) {
+	return func(s *system, behind *netlab.Space) (end func()) {
+		s.Helper()
+		var conn net.PacketConn
+		err := behind.Do(func() (err error) {
+			lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+				if ctl := c.Control(func(fd uintptr) {
+					err = errors.Join(unix.BindToDevice(int(fd), "eth0"), unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
+				}); ctl != nil {
+					return ctl
+				}
+				return err
+			}}
+			conn, err = lc.ListenPacket(s.ctx, "udp4", ":67")
+			return err
+		})
+		if err != nil {
+			s.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			const fixed = 240 // what is before the options: RFC 2131 section 2
+			question := make([]byte, 1500)
+			for {
+				if client { // which asks again and again, over a link that only the server shares with it
+					if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+						return // closed
+					}
+				}
+				n, _, err := conn.ReadFrom(question)
+				switch {
+				case errors.Is(err, os.ErrDeadlineExceeded):
+					copy(question, []byte{1, 1, 6, 0, 7, 7, 7, 7})
+					copy(question[fixed-4:], []byte{99, 130, 83, 99})
+				case err != nil:
+					return // closed
+				case n < fixed:
+					continue
+				}
+				offer := append([]byte{2}, question[1:fixed]...)
+				copy(offer[16:], []byte{192, 0, 2, 68})                                       // yiaddr
+				offer = append(offer, 53, 1, 2, 54, 4, 192, 0, 2, 67, 51, 4, 0, 0, 1, 0, 255) // OFFER, the server, a lease time
+				conn.WriteTo(offer, &net.UDPAddr{IP: net.IPv4bcast, Port: 68})                // who waits for it tells
+			}
+		}()
+		return func() {
+			if err := conn.Close(); err != nil {
+				s.Error(err)
+			}
+			<-ended
 		}
 	}
 }

@@ -158,6 +158,26 @@ ip -6 route add default via 2001:db8::ff`)
 	if !found(g.Findings(), FindingMissing, "eth7") {
 		t.Errorf("the missing interface is no finding: %v", g.Findings())
 	}
+	for _, f := range g.Findings() {
+		if want := "there is no link eth7, which vSwitch absent is attached to (there is up0, up1)"; f.Code == FindingMissing && f.Message != want {
+			t.Errorf("it says %q, want %q", f.Message, want)
+		}
+	}
+}
+
+func TestWhatHelpsAgainstAMissingLink(t *testing.T) {
+	for name, want := range map[string]string{
+		"eth9":       "or plug it in:",
+		"eth1.20":    "create it (ip link add link eth1 name eth1.20 type vlan id 20):",
+		"eth1.0":     "or plug it in:",
+		"eth1.4095":  "or plug it in:",
+		"eth1.guest": "or plug it in:",
+		".20":        "or plug it in:",
+	} {
+		if got := missingRemedy(name); !strings.Contains(got, want) {
+			t.Errorf("%s: %q has no %q", name, got, want)
+		}
+	}
 }
 
 func found(fs []Finding, code, link string) bool {

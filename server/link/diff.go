@@ -255,7 +255,7 @@ func (d *differ) accept() []accepted {
 		}
 		switch {
 		case l == nil && !w.bridge:
-			d.find(FindingMissing, w, "correct attach.interface of the vSwitch, or plug it in: it is used as soon as it is there",
+			d.find(FindingMissing, w, missingRemedy(w.name),
 				"there is no link %s, which vSwitch %s is attached to%s", w.name, w.sw.Name, d.candidates())
 			continue
 		case l == nil:
@@ -269,6 +269,17 @@ func (d *differ) accept() []accepted {
 		all = append(all, accepted{w, l})
 	}
 	return all
+}
+
+// missingRemedy says what helps against a link that is not there. A VLAN's name says how it is made.
+func missingRemedy(name string) string {
+	how := "plug it in"
+	if parent, id, ok := strings.Cut(name, "."); ok && parent != "" {
+		if n, err := strconv.Atoi(id); err == nil && n > 0 && n < 4095 {
+			how = fmt.Sprintf("create it (ip link add link %s name %s type vlan id %d)", parent, name, n)
+		}
+	}
+	return "correct attach.interface of the vSwitch, or " + how + ": it is used as soon as it is there"
 }
 
 // refusal says why a vSwitch cannot have its link. What comes up on a link that is in force is a finding: to let go of it

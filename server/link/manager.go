@@ -143,18 +143,20 @@ func (m *Manager) Apply(ctx context.Context, s *vpc.Snapshot) error {
 	return m.sync(ctx)
 }
 
-// Check says what Apply would refuse, and changes nothing.
-func (m *Manager) Check(ctx context.Context, s *vpc.Snapshot) error {
+// Check says what Apply would refuse and what it would find worth telling, and changes nothing.
+func (m *Manager) Check(ctx context.Context, s *vpc.Snapshot) (found []Finding, err error) {
 	p := newPlan(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.k.in(func() error {
+	err = m.k.in(func() error {
 		_, out, err := m.compare(p)
 		if err != nil {
 			return err
 		}
+		found = out.findings
 		return errors.Join(out.refused...)
 	})
+	return found, err
 }
 
 // Teardown gives everything back: bridges that were created are deleted, others get their addresses, flags and settings

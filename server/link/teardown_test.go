@@ -179,7 +179,7 @@ func TestWhatIsSomebodyElsesIsRefusedAndUntouched(t *testing.T) {
 				v.VSwitches = append(v.VSwitches, &vpc.VSwitchSpec{ID: "vsw-00000000000000b9", Name: "other", CIDRBlock: netip.MustParsePrefix("10.20.77.0/24"), Attach: vpc.AttachSpec{Bridge: "gh-other"}})
 			})
 			g.open()
-			if err := g.Check(g.ctx, snap); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := g.Check(g.ctx, snap); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("check: %v\nwant %s", err, c.want)
 			}
 			err := g.Apply(g.ctx, snap)

@@ -245,7 +245,7 @@ func parsePrefix(addr, mask string) (netip.Prefix, bool) {
 // Rival is the finding of another DHCP server on a vSwitch's link.
 func Rival(link string, server netip.Addr) Finding {
 	return Finding{true, FindingRival, fmt.Sprintf("%s answers DHCP on %s: guests would get addresses of either", server, link),
-		"stop that server, or take it off that link"}
+		"stop that server, or take it off that link (tcpdump -eni " + link + " port 67 shows its MAC); or attach the vSwitch to another link"}
 }
 
 // GatewayOf is what a gateway has when a snapshot is in force.
