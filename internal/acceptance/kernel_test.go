@@ -483,6 +483,12 @@ func (r *rig) choose(rnd *rand.Rand, s *vpc.Snapshot, n int) []*probe {
 	for _, p := range polgen.FirstPackets(rnd, s, n) {
 		pr := &probe{packet: p, out: s.Route(p.Dst), from: uplinkCable}
 		keys := []string{flowKey(p)}
+		if v := s.VPCOf(p.Dst); v != nil && p.In.Kind == vpc.PlaceUplink && vpc.FamilyOf(p.Dst) == vpc.IPv6 && rnd.IntN(2) == 0 {
+			for _, t := range s.Translations(v) { // the same by the prefix that the VPC is known by
+				p.Dst = vpc.Rebase(p.Dst, t.External)
+			}
+			pr.packet = p
+		}
 		if p.Protocol == vpc.ProtocolICMP || p.Protocol == vpc.ProtocolICMPv6 {
 			keys[0] = fmt.Sprint(keys[0], len(list)) // each has an identifier of its own
 		}
@@ -568,7 +574,7 @@ func (pr *probe) passed(s *vpc.Snapshot) (bool, error) {
 		}
 		want := uplinkCable
 		if pr.out.Kind == vpc.PlaceVSwitch {
-			want = cableFor(s, pr.packet.Dst)
+			want = cableFor(s, s.Translated(pr.packet).Dst)
 		}
 		if a.cable != want {
 			return false, fmt.Errorf("came out of cable %d instead of %d", a.cable, want)
@@ -576,9 +582,25 @@ func (pr *probe) passed(s *vpc.Snapshot) (bool, error) {
 		if pr.out.Kind == vpc.PlaceVSwitch && a.dstMAC != s.Interfaces[want].MAC {
 			return false, fmt.Errorf("came out addressed to %s instead of %s", a.dstMAC, s.Interfaces[want].MAC)
 		}
+		if src, dst := pr.addresses(s); !pr.reply && vpc.FamilyOf(dst) == vpc.IPv6 && (a.src != src || a.dst != dst) {
+			return false, fmt.Errorf("came out from %s to %s instead of from %s to %s", a.src, a.dst, src, dst)
+		}
 		passed = true
 	}
 	return passed, nil
+}
+
+// addresses are those that the probe has when it comes out, if it is one of IPv6.
+func (pr *probe) addresses(s *vpc.Snapshot) (src, dst netip.Addr) {
+	src, dst = pr.packet.Src, s.Translated(pr.packet).Dst
+	if v := s.VPCOf(src); v != nil && pr.out.Kind == vpc.PlaceUplink {
+		for _, t := range s.Translations(v) {
+			if t.Internal.Contains(src) {
+				src = vpc.Rebase(src, t.External)
+			}
+		}
+	}
+	return src, dst
 }
 
 // replies makes the answer to every probe that was delivered, from what was delivered: masquerading may have changed it.
@@ -589,7 +611,7 @@ func replies(s *vpc.Snapshot, list []*probe) []*probe {
 			continue
 		}
 		for _, a := range pr.got {
-			p := pr.packet
+			p := s.Translated(pr.packet)
 			if !a.is(p) {
 				continue
 			}
@@ -623,7 +645,7 @@ func replies(s *vpc.Snapshot, list []*probe) []*probe {
 func backfire(s *vpc.Snapshot, list []*probe) []*probe {
 	var out []*probe
 	for _, pr := range list {
-		p := pr.packet
+		p := s.Translated(pr.packet)
 		if p.Protocol != vpc.ProtocolUDP || pr.want.Allowed || pr.out.Kind == vpc.PlaceGateway || pr.out.Kind == vpc.PlaceNowhere {
 			continue
 		}
@@ -693,7 +715,7 @@ func TestTheKernelDoesWhatThePolicySays(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Minute)
 			defer cancel()
 			r := newRig(t, ctx, backend)
-			sent, allowed, answered := 0, 0, 0
+			sent, allowed, answered, translated := 0, 0, 0, 0
 			for n := first; n < policies; n += rigs {
 				seed := uint64(n)
 				total.Add(1)
@@ -702,11 +724,14 @@ func TestTheKernelDoesWhatThePolicySays(t *testing.T) {
 				for _, v := range spec.VPCs {
 					v.NATGateway = rnd.IntN(2) == 0
 				}
+				if n%2 == 1 {
+					spec = polgen.Translate(rnd, spec)
+				}
 				s := vpc.NewSnapshot(spec, host, seed)
 				if len(s.Interfaces) > cables {
 					t.Fatalf("seed %d: %d interfaces for %d cables", seed, len(s.Interfaces), cables)
 				}
-				rs, err := firewall.Compile(s, firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Bare: true})
+				rs, err := firewall.Compile(s, firewall.Features{MarkMask: 0xffff0000, MapMark: true, IPMAC4: true, NFLog: true, Physdev: true, ClampMSS: true, Netmap: true, Bare: true})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -743,9 +768,15 @@ func TestTheKernelDoesWhatThePolicySays(t *testing.T) {
 					if pr.want.Allowed {
 						allowed++
 					}
+					if src, dst := pr.addresses(s); pr.want.Allowed && (src != pr.packet.Src || dst != pr.packet.Dst) {
+						translated++
+					}
 				}
 			}
-			t.Logf("%d packets (%d of them answers), %d first packets admitted: no disagreement", sent, answered, allowed)
+			t.Logf("%d packets (%d of them answers), %d first packets admitted, %d of them translated: no disagreement", sent, answered, allowed, translated)
+			if translated == 0 {
+				t.Error("no packet was translated")
+			}
 			packets.Add(int64(sent))
 		}
 	}
