@@ -10,11 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
-
 	"gatehouse/server/api"
 	"gatehouse/vpc"
+	"github.com/coreos/go-systemd/v22/daemon"
 )
 
 // announceEvery is how often the daemon's health is looked at for those who read the journal or `systemctl status`.
@@ -46,6 +44,9 @@ func (g *Gateway) announce(ctx context.Context) error {
 	said := map[string]bool{}
 	line := ""
 	for {
+		if g.leases.Health() != nil {
+			g.tryState(ctx) // until it works again, which no guest may ask for so soon
+		}
 		st, err := g.Status(ctx)
 		if err != nil {
 			return fmt.Errorf("status: %w", err)
@@ -146,12 +147,10 @@ func StartError(err error) error {
 
 // startRemedy says what helps against an error of files, or what the error itself knows.
 func startRemedy(err error) string {
-	switch {
-	case errors.Is(err, unix.EROFS):
-		return "it is read-only: mount it writable, or let stateDir be on a file system that is; under systemd add ReadWritePaths= with it (systemctl edit gatehouse)"
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return "free some room there"
-	case errors.Is(err, fs.ErrPermission):
+	if r := diskRemedy(err); r != "" {
+		return r
+	}
+	if errors.Is(err, fs.ErrPermission) {
 		return "make it readable and writable for the user that the daemon runs as (chown -R gatehouse: under systemd)"
 	}
 	var known interface {

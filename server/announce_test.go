@@ -46,6 +46,7 @@ func TestWhyADaemonDoesNotStartComesWithTheRemedy(t *testing.T) {
 		{"a read-only root", path(unix.EROFS), "ReadWritePaths="},
 		{"a directory of somebody else", path(unix.EACCES), "chown -R gatehouse:"},
 		{"a full disk", path(unix.ENOSPC), "free some room"},
+		{"a disk that fails", path(unix.EIO), "fsck"},
 		{"a lock that cannot be taken", fmt.Errorf("firewall: %w", &iptables.LockError{}), (&iptables.LockError{}).Remedy()},
 		{"one of several errors", errors.Join(errors.New("first"), &iptables.LockError{}), (&iptables.LockError{}).Remedy()},
 		{"what speaks for itself", errors.New("metrics.listen: address already in use"), ""},

@@ -126,6 +126,9 @@ func (g *Gateway) storeSpec(ctx context.Context, base uint64, candidate *vpc.Spe
 	}
 	summary += summarize(changes)
 	revision, err := g.store.Commit(ctx, base, candidate, store.Audit{Who: a.user, Verb: a.verb, Summary: summary, Changes: changes})
+	if diskRemedy(err) != "" {
+		g.leases.StoreTried(err) // the next lease would meet the same
+	}
 	if errors.Is(err, store.ErrConflict) {
 		return 0, api.Errorf(api.CodeConflict, "somebody else changed the state at the same time: try again")
 	}

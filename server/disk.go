@@ -1,7 +1,10 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,4 +32,28 @@ func diskProblems(dir string) []api.Problem {
 			Remedy: "free some room there: the daemon goes on by itself"}}
 	}
 	return nil
+}
+
+// metaTried is written for no other reason than to see that it can be.
+const metaTried = "tried"
+
+// tryState writes something where the state is, and tells those who could not write to it how that ended.
+func (g *Gateway) tryState(ctx context.Context) {
+	err := g.store.PutMeta(ctx, metaTried, []byte(g.now().UTC().Format(time.RFC3339)))
+	if ctx.Err() == nil {
+		g.leases.StoreTried(err)
+	}
+}
+
+// diskRemedy says what helps against a disk that refuses what is written to it; "" when that is not what is wrong.
+func diskRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return "it is read-only: mount it writable (`dmesg` says why it is not), or let stateDir be on a file system that is; under systemd add ReadWritePaths= with it (systemctl edit gatehouse)"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "free some room there"
+	case errors.Is(err, unix.EIO):
+		return "the disk or its file system fails: see `dmesg`, repair it (fsck), and restart the daemon"
+	}
+	return ""
 }

@@ -11,5 +11,6 @@
 //   - explain.go   a walk through the compiled ruleset, for people
 //   - rivals.go    other DHCP servers on links that are not the gateway's alone
 //   - status.go    health
+//   - disk.go      whether the state can be written
 //   - serve.go     tasks, readiness, watchdog, reload
 package server

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -70,19 +71,19 @@ func rangeProblems(err error) []api.Problem {
 	return out
 }
 
-// remedyOf asks an error for its remedy.
+// remedyOf asks an error for its remedy. What a disk refuses is the same wherever it comes up.
 func remedyOf(err error) string {
-	for err != nil {
-		if r, ok := err.(interface{ Remedy() string }); ok {
+	for e := err; e != nil; {
+		if r, ok := e.(interface{ Remedy() string }); ok {
 			return r.Remedy()
 		}
-		u, ok := err.(interface{ Unwrap() error })
+		u, ok := e.(interface{ Unwrap() error })
 		if !ok {
 			break
 		}
-		err = u.Unwrap()
+		e = u.Unwrap()
 	}
-	return "it is tried again by itself; the message says what refuses"
+	return cmp.Or(diskRemedy(err), "it is tried again by itself; the message says what refuses")
 }
 
 // Ready reports whether the first snapshot has been put in force and every socket is open.

@@ -32,7 +32,9 @@ type fault struct {
 	wrong        func(*system, *netlab.Space) (right func()) // made besides; the space is behind lan0
 	runs         bool                                        // it is made while the daemon runs, else while it is stopped
 	worsen       string                                      // in the system's shell, once the daemon runs with what was made
-	heals        bool                                        // the daemon finds by itself that it has been mended
+	silent       bool                                        // no guest is given an address
+	heals        bool                                        // the daemon finds by itself that it has been mended …
+	heal         string                                      // … by this, in the system's shell, while it runs
 	what, remedy string                                      // in one line, in `systemctl status`, the journal and by doctor
 }
 
@@ -55,6 +57,24 @@ rm -rf /srv/gatehouse /etc/systemd/system/gatehouse.service.d
 systemctl daemon-reload
 `
 
+// loopDisk is a disk of its own for that state, which begins as a copy of the other.
+const loopDisk = `
+mknod /dev/loop-control c 10 237 2>/dev/null || true
+for i in 0 1 2 3 4 5 6 7; do mknod /dev/loop$i b 7 $i 2>/dev/null || true; done
+truncate -s 64M /root/disk
+mkfs.ext4 -q -F /root/disk
+mount -o loop,errors=remount-ro /root/disk /srv/gatehouse
+cp -a /var/lib/gatehouse/. /srv/gatehouse/
+chown gatehouse: /srv/gatehouse
+`
+
+// failDisk is what the kernel makes of that disk after an error: it is read-only.
+const failDisk = `
+mount -o remount,rw /sys
+echo 1 >/sys/fs/ext4/$(basename $(findmnt -no SOURCE /srv/gatehouse))/trigger_fs_error
+mount -o remount,ro /sys
+`
+
 // oldKernel makes iptables refuse a rule as it does where the kernel lacks what it needs.
 const oldKernel = `
 cp -a /usr/sbin/iptables-restore /root/
@@ -72,8 +92,8 @@ chmod 755 /usr/sbin/iptables-restore
 var faults = []fault{
 	{name: "an uplink that is not there", make: "sed -i 's/^uplinks: .*/uplinks: [eth9]/' /etc/gatehouse/gatehouse.yaml",
 		what: "there is no link eth9, which is an uplink", remedy: "correct uplinks in the configuration"},
-	{name: "a vSwitch's link that is not there", make: "ip link set lan0 down; ip addr flush dev lan0; ip link set lan0 name lan8", mend: "ip link set lan8 name lan0; ip link set lan0 up",
-		heals: true, what: "there is no link lan0, which vSwitch plain is attached to (there is lan8", remedy: "it is used as soon as it is there"},
+	{name: "a vSwitch's link that is not there", make: "ip link set lan0 down; ip addr flush dev lan0; ip link set lan0 name lan8",
+		heals: true, heal: "ip link set lan8 name lan0; ip link set lan0 up", what: "there is no link lan0, which vSwitch plain is attached to (there is lan8", remedy: "it is used as soon as it is there"},
 	{name: "a vSwitch's link that goes away", runs: true, heals: true, make: "ip link del lan0", wrong: func(s *system, behind *netlab.Space) func() { return func() { s.cable(behind) } },
 		what: "there is no link lan0, which vSwitch plain is attached to", remedy: "it is used as soon as it is there"},
 	{name: "a range that another DHCP server serves", heals: true, wrong: rivalServer(false), what: "192.0.2.67 answers DHCP on lan0", remedy: "stop that server"},
@@ -87,8 +107,12 @@ var faults = []fault{
 	{name: "a full disk", make: elsewhere + "mount -t tmpfs -o size=64k none /srv/gatehouse; head -c 65536 /dev/zero >/srv/gatehouse/full || true; chown -R gatehouse: /srv/gatehouse",
 		mend: notElsewhere, what: "no space left on device", remedy: "free some room"},
 	{name: "a disk that fills up while the daemon runs", make: elsewhere + "mount -t tmpfs -o size=16m none /srv/gatehouse; chown -R gatehouse: /srv/gatehouse",
-		worsen: "head -c 16m /dev/zero >/srv/gatehouse/full || true", mend: notElsewhere,
+		worsen: "head -c 16m /dev/zero >/srv/gatehouse/full || true", heals: true, heal: "rm /srv/gatehouse/full", mend: notElsewhere,
 		what: "the state directory /srv/gatehouse has", remedy: "free some room"},
+	{name: "a file system that turns read-only while the daemon runs", make: elsewhere + loopDisk, worsen: failDisk, silent: true, mend: notElsewhere + "rm /root/disk",
+		what: "no lease is given that cannot be stored: ", remedy: "mount it writable"},
+	{name: "a read-only root", make: "mount -t tmpfs -o ro,mode=700,uid=$(id -u gatehouse),gid=$(id -g gatehouse) none /var/lib/gatehouse",
+		mend: "umount /var/lib/gatehouse", what: "read-only file system", remedy: "mount it writable"},
 	{name: "port 67", wrong: holds("udp4", ":67"), what: "udp port 67 on gh-", remedy: "free the port"},
 	{name: "port 53", wrong: holds("udp4", "10.20.1.253:53"), what: "udp port 53 of 10.20.1.253 is taken", remedy: "free the "},
 	{name: "no iptables", make: "mv /usr/sbin/xtables-nft-multi /root/", mend: "mv /root/xtables-nft-multi /usr/sbin/",
@@ -134,27 +158,39 @@ func TestWhatIsWrongWithTheHostIsSaidInOneLine(t *testing.T) {
 				})
 				s.do("sh", "-ec", f.worsen)
 			}
+			if f.silent {
+				guest, err := s.lab.Guest(s.ctx, "guest", s.space, "guest0", "gh-front", "00:16:3e:00:09:01")
+				if err != nil {
+					s.Fatal(err)
+				}
+				if out, err := guest.Run(s.ctx, "udhcpc", "-n", "-q", "-t", "3", "-T", "1", "-i", "eth0"); err == nil {
+					s.Errorf("a guest is given an address: %s", out)
+				}
+			}
 			for _, command := range []string{"systemctl status --no-pager -l gatehouse", "journalctl -b -u gatehouse --no-pager -o cat", "gatehouse doctor"} {
 				s.Logf("%s: %s", command, s.says(command, f.what, f.remedy))
 			}
 			undo()
-			pid := s.property("MainPID")
-			if !f.heals {
-				s.do("systemctl", "stop", "gatehouse")
-			}
-			s.do("sh", "-c", f.mend)
-			if !f.heals {
-				s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
-				s.do("systemctl", "start", "gatehouse")
-			}
-			s.eventually("nothing is wrong any more", func() error {
+			healthy := func() error {
 				if out, err := s.in("gatehouse", "status"); err != nil {
 					return fmt.Errorf("%w: %s", err, out)
 				}
 				return nil
-			})
-			if now := s.property("MainPID"); f.heals && now != pid {
-				s.Errorf("process %s became %s", pid, now)
+			}
+			if f.heals {
+				pid := s.property("MainPID")
+				s.do("sh", "-ec", f.heal)
+				s.eventually("nothing is wrong any more, by itself", healthy)
+				if now := s.property("MainPID"); now != pid {
+					s.Errorf("process %s became %s", pid, now)
+				}
+			}
+			if !f.heals || f.mend != "" {
+				s.do("systemctl", "stop", "gatehouse")
+				s.do("sh", "-c", f.mend)
+				s.do("cp", "/root/right.yaml", "/etc/gatehouse/gatehouse.yaml")
+				s.do("systemctl", "start", "gatehouse")
+				s.eventually("nothing is wrong any more", healthy)
 			}
 			// What was said of one fault must not be taken for what is said of the next one.
 			s.do("journalctl", "--rotate", "--vacuum-time=1us")

@@ -486,10 +486,14 @@ func (e *Engine) Stats() Stats {
 	return Stats{Commits: e.commits.Load(), Written: e.written.Load(), Failures: e.failures.Load(), Conflicts: e.conflicts.Load(), Waiting: waiting}
 }
 
-// Health returns why the last write failed, nil when it did not.
+// StoreTried tells the engine how writing something else to its store has ended: whether a lease can be written is known then before
+// a guest asks for one.
+func (e *Engine) StoreTried(err error) { e.storeErr.Store(&err) }
+
+// Health returns why the last write to the store failed, nil when it did not.
 func (e *Engine) Health() error {
 	if err := e.storeErr.Load(); err != nil && *err != nil {
-		return fmt.Errorf("write leases: %w", *err)
+		return fmt.Errorf("no lease is given that cannot be stored: %w", *err)
 	}
 	return nil
 }

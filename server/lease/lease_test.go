@@ -360,6 +360,11 @@ func TestARefusingStoreMeansSilence(t *testing.T) {
 			t.Errorf("%d failures counted, want 1", got)
 		}
 		b.store.fail = nil
+		b.StoreTried(nil)
+		if err := b.Health(); err != nil {
+			t.Errorf("health after something else could be written: %v", err)
+		}
+		b.StoreTried(errDisk)
 		if err := b.bind(client(mac1, f), addr); err != nil {
 			t.Errorf("after the store recovered: %v", err)
 		}
