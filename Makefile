@@ -68,8 +68,8 @@ demo: need-root deps-demo build ## a lab in network namespaces with real clients
 .PHONY: test
 test: need-root deps-test build ## the whole suite: vet, staticcheck, tests with the race detector
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+	$(GO) vet -tags packages ./...
+	$(GO) tool staticcheck -tags packages ./...
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) $(GO) test -race -timeout 15m -p 2 ./...
 
 # Tests with packages of other people's software, which is installed in booted systems only.
@@ -78,8 +78,6 @@ PACKAGE_TESTS := ^Test(OtherSoftwareOnTheGateway|GuestsOfRealVirtualisation)$$
 .PHONY: test-all
 test-all: test ## adds soaks, long crash loops, and tests with other software from its packages
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) GATEHOUSE_SOAK=1 $(GO) test -timeout 60m -count 1 ./firewall/... ./store/... ./server/lease/... ./internal/acceptance/...
-	$(GO) vet -tags packages ./internal/acceptance
-	$(GO) tool staticcheck -tags packages ./internal/acceptance
 	GATEHOUSE_BIN=$(CURDIR)/$(BIN) $(GO) test -tags packages -timeout 60m -count 1 -v -run '$(PACKAGE_TESTS)' ./internal/acceptance
 
 # The peers that benchmarks compare with. Nothing of them may start on this host.

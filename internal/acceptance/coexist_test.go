@@ -35,7 +35,7 @@ type companion struct {
 	start    string   // and to begin again
 	settled  string   // succeeds when it is there again
 	rules    string   // prints what it has in the kernel that the four readers of iptables do not show
-	says     []string // what doctor says of it, as regular expressions
+	tells    []string // what doctor says of it, as regular expressions
 	silent   []string // what doctor must not say
 	quiet    bool     // its reload takes nothing of what is allowed
 	flushes  bool     // its reload removes everybody's rules, for the moment that it takes to put them back
@@ -52,7 +52,7 @@ var companions = []companion{
 		stop:    "docker stop -t0 web; systemctl stop docker.socket docker",
 		start:   "systemctl start docker; docker start web",
 		settled: "docker ps -q --filter status=running --filter name=web | grep .",
-		says:    []string{`^note +host\.docker: Docker is running`, `^note +host\.resolved: systemd-resolved is running`},
+		tells:   []string{`^note +host\.docker: Docker is running`, `^note +host\.resolved: systemd-resolved is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 		// It refuses what others forward, unless the host has forwarded before it came.
@@ -66,7 +66,7 @@ var companions = []companion{
 		stop:    "systemctl stop ufw",
 		start:   "systemctl start ufw",
 		settled: "iptables -S ufw-before-forward | grep -q ESTABLISHED",
-		says:    []string{`^note +host\.ufw: ufw is enabled`},
+		tells:   []string{`^note +host\.ufw: ufw is enabled`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 	},
@@ -78,7 +78,7 @@ var companions = []companion{
 		start:   "systemctl start firewalld",
 		settled: "firewall-cmd --state",
 		rules:   "nft list table inet firewalld",
-		says:    []string{`^note +host\.firewalld: firewalld is running`},
+		tells:   []string{`^note +host\.firewalld: firewalld is running`},
 		silent:  []string{"^problem"},
 		flushes: true, host22: true,
 	},
@@ -91,7 +91,7 @@ var companions = []companion{
 		stop:    "systemctl stop firewalld",
 		start:   "systemctl start firewalld",
 		settled: "firewall-cmd --state",
-		says:    []string{`^note +host\.firewalld: firewalld is running`},
+		tells:   []string{`^note +host\.firewalld: firewalld is running`},
 		silent:  []string{"^problem"},
 		flushes: true, host22: true,
 	},
@@ -102,7 +102,7 @@ var companions = []companion{
 		stop:    "virsh -c network:///system net-destroy default",
 		start:   "virsh -c network:///system net-start default",
 		settled: "ip -4 -o addr show dev virbr0 | grep 192.168.122.1",
-		says:    []string{`^note +host\.libvirt: libvirt has a network "default"`},
+		tells:   []string{`^note +host\.libvirt: libvirt has a network "default"`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 		extra: (*coexistence).libvirt,
@@ -114,7 +114,7 @@ var companions = []companion{
 		stop:    "systemctl stop fail2ban",
 		start:   "systemctl start fail2ban",
 		settled: "iptables -S f2b-sshd | grep 198.51.100.66",
-		says:    []string{`^note +host\.fail2ban: fail2ban is running`},
+		tells:   []string{`^note +host\.fail2ban: fail2ban is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 	},
@@ -126,7 +126,7 @@ var companions = []companion{
 		stop:    "systemctl stop NetworkManager",
 		start:   "systemctl start NetworkManager",
 		settled: "nmcli -t -f STATE,CONNECTION device show up0 2>/dev/null; ip -4 -o addr show dev up0 | grep 192.0.2.1",
-		says:    []string{`^note +host\.networkmanager: NetworkManager is running`},
+		tells:   []string{`^note +host\.networkmanager: NetworkManager is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 	},
@@ -139,7 +139,7 @@ var companions = []companion{
 		stop:    "systemctl stop systemd-networkd.socket systemd-networkd",
 		start:   "systemctl start systemd-networkd",
 		settled: "ip -4 -o addr show dev up0 | grep 192.0.2.1",
-		says:    []string{`^note +host\.networkd: systemd-networkd is running`},
+		tells:   []string{`^note +host\.networkd: systemd-networkd is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 		extra: (*coexistence).routes,
@@ -150,7 +150,7 @@ var companions = []companion{
 		stop:    "systemctl stop systemd-resolved",
 		start:   "systemctl start systemd-resolved",
 		settled: "ss -lnu | grep 127.0.0.53",
-		says:    []string{`^note +host\.resolved: systemd-resolved is running`},
+		tells:   []string{`^note +host\.resolved: systemd-resolved is running`},
 		silent:  []string{"^problem"},
 		quiet:   true, host22: true,
 	},
@@ -286,7 +286,7 @@ func (c *coexistence) run(pkg, cache string) {
 		c.healthy()
 		out, _ := c.in("gatehouse", "doctor")
 		c.Logf("gatehouse doctor:\n%s", out)
-		for _, want := range c.says {
+		for _, want := range c.tells {
 			if !regexp.MustCompile("(?m)" + want).MatchString(out) {
 				c.Errorf("it does not say %q", want)
 			}
