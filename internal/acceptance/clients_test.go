@@ -97,6 +97,16 @@ const (
 		"until grep -q udhcpc /proc/$(cat /run/udhcpc.pid)/comm 2>/dev/null; do sleep 0.02; done"
 )
 
+// dhcpcd gives the command that starts it with options and waits for its addresses: longer than the 30 s after which it
+// gives up by itself. Where it fails it says why.
+func dhcpcd(options string) string {
+	return "dhcpcd -q -w -t 120 " + options + " eth0 >>/run/dhcpcd.log 2>&1 || { cat /run/dhcpcd.log >&2; exit 1; }"
+}
+
+// One that dies still holds its lock and its socket, and another one is told that it runs already.
+const dhcpcdCrash = `pkill -9 --ns $$ --nslist net -x dhcpcd
+while pgrep --ns $$ --nslist net -x dhcpcd >/dev/null; do sleep 0.02; done`
+
 // networkd is systemd-networkd, which is ready long before it has an address.
 const networkd = `mount -o remount,bind,ro /sys
 rm -rf /etc/systemd/network
@@ -118,10 +128,10 @@ func clients() []client {
 		crash:   "kill -9 $(cat /run/udhcpc.pid)", forget: "true", // it remembers nothing
 	}, {
 		// It is several processes. Before it takes an address it asks who has it.
-		name: "dhcpcd", start: "dhcpcd -4 -q -w -t 60 -h $(hostname) eth0 >/run/dhcpcd.log 2>&1",
+		name: "dhcpcd", start: dhcpcd("-4 -h $(hostname)"),
 		renew:   "dhcpcd -4 -N eth0 >>/run/dhcpcd.log 2>&1",
 		release: "dhcpcd -4 -k eth0 >>/run/dhcpcd.log 2>&1",
-		crash:   "p=$(cat /run/dhcpcd/eth0-4.pid) && kill -9 $p $(ps -o pid= --ppid $p)", forget: "rm /var/lib/dhcpcd/eth0.lease",
+		crash:   dhcpcdCrash, forget: "rm /var/lib/dhcpcd/eth0.lease",
 	}, {
 		name: "networkd", start: networkd,
 		release: "kill $(cat /run/networkd.pid)",

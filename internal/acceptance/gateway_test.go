@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 const binEnv = "GATEHOUSE_BIN"
 
 // patience is how long a condition may take on a machine that is busy with other tests.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // built is the program that build makes; TestMain removes it.
 var built struct {

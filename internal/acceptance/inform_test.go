@@ -57,7 +57,7 @@ func TestARealClientInformsAndCommitsRapidly(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A guest that has its address by hand asks for everything else.
-		g.script(s, fmt.Sprintf("dhcpcd -4 -q -w -t 30 -s %s/%d eth0 >/run/dhcpcd.log 2>&1", address, on.bits))
+		g.script(s, dhcpcd(fmt.Sprintf("-4 -s %s/%d", address, on.bits)))
 		g.has(s, address, on.bits, on.router)
 		if l := g.lease(address); l != nil {
 			t.Errorf("on %s an INFORM makes a lease: %v", on.vswitch, l)
@@ -74,7 +74,7 @@ func TestARealClientInformsAndCommitsRapidly(t *testing.T) {
 		})
 
 		// With rapid commit an address takes one message and its answer.
-		g.script(s, "dhcpcd -4 -A -q -w -t 30 -o rapid_commit eth0 >>/run/dhcpcd.log 2>&1")
+		g.script(s, dhcpcd("-4 -A -o rapid_commit"))
 		g.has(s, address, on.bits, on.router)
 		if l := g.lease(address); l["state"] != "bound" {
 			t.Errorf("on %s: lease %v", on.vswitch, l)

@@ -56,7 +56,8 @@ func clients6() []client6 {
 		// dhclient does not wait for the link-local address that it asks from.
 		{"dhclient", `for _ in $(seq 100); do ip -6 addr show dev eth0 scope link -tentative | grep -q fe80 && break; sleep 0.1; done
 ` + isc6, strings.Replace(isc6, "-1", "-r", 1), true},
-		{"dhcpcd", "setsid dhcpcd -6 -q eth0 >/run/dhcpcd.log 2>&1", "dhcpcd -6 -k eth0 >>/run/dhcpcd.log 2>&1", true},
+		// dhcpcd gives up after 30 s otherwise, and a busy machine may take longer.
+		{"dhcpcd", "setsid dhcpcd -6 -q -t 120 eth0 >/run/dhcpcd.log 2>&1", "dhcpcd -6 -k eth0 >>/run/dhcpcd.log 2>&1", true},
 		{"networkd", `mount -o remount,bind,ro /sys
 rm -rf /etc/systemd/network
 mkdir -p /etc/systemd/network

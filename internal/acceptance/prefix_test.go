@@ -41,7 +41,7 @@ func TestAHostBehindAGuestWithAPrefix(t *testing.T) {
 		{"dhclient", "00:16:3e:00:01:01", "fd00:20:0:1:a::", `for _ in $(seq 100); do ip -6 addr show dev eth0 scope link -tentative | grep -q fe80 && break; sleep 0.1; done
 dhclient -6 -N -P -1 -pf /run/dhclient6.pid -lf /var/lib/dhcp/dhclient6.leases eth0`, "/var/lib/dhcp/dhclient6.leases"},
 		{"dhcpcd", "00:16:3e:00:01:02", "fd00:20:0:1:b::", `printf 'duid\npersistent\ninterface eth0\nipv6rs\nia_na 1\nia_pd 2 -\n' >/run/dhcpcd.conf
-setsid dhcpcd -6 -f /run/dhcpcd.conf eth0 >/run/dhcpcd.log 2>&1`, "/run/dhcpcd.log"},
+setsid dhcpcd -6 -t 120 -f /run/dhcpcd.conf eth0 >/run/dhcpcd.log 2>&1`, "/run/dhcpcd.log"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := g.in(t)
